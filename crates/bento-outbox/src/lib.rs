@@ -1,1 +1,30 @@
-//! x
+//! The transactional outbox: domain events are committed with the business data and published
+//! afterwards, at least once, in order.
+
+mod aggregate;
+mod error;
+mod event;
+mod pending;
+mod publisher;
+mod record;
+mod retry;
+mod store;
+mod tenant;
+mod timestamp;
+
+pub mod publishers;
+pub mod stores;
+
+pub use aggregate::AggregateRoot;
+pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
+pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
+pub use pending::{InUnitOfWork, raise};
+pub use publisher::Publisher;
+pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
+pub use retry::RetrySettings;
+pub use store::{
+    Appended, Claim, Claimed, Isolation, Savepoint, Settlement, Store, TenantStatus,
+    TransactionalStore, Verdict,
+};
+pub use tenant::{TENANT_CHARS_MAX, Tenant};
+pub use timestamp::Timestamp;

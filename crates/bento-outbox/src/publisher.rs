@@ -1,0 +1,26 @@
+//! The seam to a message bus.
+
+use async_trait::async_trait;
+
+use crate::record::{OutboxRecord, Outcome, Rejection};
+
+/// A message bus seen from the relay.
+#[async_trait]
+pub trait Publisher: Send + Sync + 'static {
+    /// Publishes a batch and answers for every record of it, in the order given.
+    ///
+    /// - [`Outcome::Acked`] means: the bus has this record durably. Nothing less is acked.
+    /// - The batch is pipelined: an adapter sends all of it before it waits for answers, and sends
+    ///   in the order given. No two records of a batch have one ordering key.
+    /// - Every wait has a deadline; a record whose answer did not come is [`Outcome::Unknown`].
+    ///
+    /// # Cancel safety
+    /// The relay never drops this future. One who does must take every record as unknown.
+    async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome>;
+
+    /// Whether the bus can be reached and is set up so that "acked" is durable.
+    ///
+    /// # Errors
+    /// What is wrong and what to do, with class `Unreachable` or `Config`.
+    async fn check(&self) -> Result<(), Rejection>;
+}
