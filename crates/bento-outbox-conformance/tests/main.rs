@@ -1,1 +1,3 @@
+//! One test binary: every further one is another link of everything.
 
+mod cancel;
