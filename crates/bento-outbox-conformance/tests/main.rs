@@ -1,3 +1,4 @@
 //! One test binary: every further one is another link of everything.
 
 mod cancel;
+mod servers;
