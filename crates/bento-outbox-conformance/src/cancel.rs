@@ -14,12 +14,12 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-/// Makes the future, polls it `i` times and drops it, for `i` = 0, 1, 2 and so on until it completes
-/// by itself. Returns how many times it was dropped.
+/// Makes the future, polls it `i` times and drops it, for `i` = 0, 1, 2 and so on until it
+/// completes by itself. Returns how many times it was dropped.
 ///
-/// After each run `check` gets what the future returned: `None` when it was dropped, `Some` once, at
-/// the end. Work that the future left to other tasks may still be going on then: where a check needs
-/// its end, it must wait for it.
+/// After each run `check` gets what the future returned: `None` when it was dropped, `Some` once,
+/// at the end. Work that the future left to other tasks may still be going on then: where a check
+/// needs its end, it must wait for it.
 ///
 /// **Proves** that no await of the future itself is a bad place to stop, provided that it takes the
 /// same way every time. **Does not prove** anything of moments between two polls, such as those in

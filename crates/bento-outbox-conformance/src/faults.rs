@@ -53,8 +53,8 @@ pub struct Bites {
 /// its connections with it.
 ///
 /// Each fault works from now on, on the connections there are and on new ones. As in a real TCP
-/// stream nothing can follow a gap: a connection that lost bytes one way stays silent that way, even
-/// after the fault is over, until it is cut.
+/// stream nothing can follow a gap: a connection that lost bytes one way stays silent that way,
+/// even after the fault is over, until it is cut.
 #[derive(Clone)]
 pub struct Proxy {
     shared: Arc<Shared>,
@@ -149,8 +149,8 @@ impl Proxy {
     }
 
     /// The *in-doubt* fault: passes on all that the client sends, but swallows what the server says
-    /// on that connection, from the moment the client has sent `pattern` (`COMMIT`, say, or `PUB `).
-    /// Happens to the next `times` connections that send it; zero ends it.
+    /// on that connection, from the moment the client has sent `pattern` (`COMMIT`, say, or
+    /// `PUB `). Happens to the next `times` connections that send it; zero ends it.
     ///
     /// # Panics
     ///
@@ -273,7 +273,8 @@ async fn accept(listener: TcpListener, server: String, shared: Arc<Shared>) {
                     bites.refused += 1;
                     reset(client);
                 } else {
-                    connections.spawn(connect(client, server.clone(), Arc::clone(&shared), shared.cuts.subscribe()));
+                    let cuts = shared.cuts.subscribe();
+                    connections.spawn(connect(client, server.clone(), Arc::clone(&shared), cuts));
                 }
             }
             Some(_) = connections.join_next() => {}

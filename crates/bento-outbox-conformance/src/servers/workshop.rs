@@ -12,8 +12,8 @@ use rustix::process::Pid;
 
 /// Sleeps on a pipe from the test process. The pipe closes however that process ends, even by
 /// `kill -9` and although Rust drops no statics; then this ends every server and takes the folder
-/// away. (PR_SET_PDEATHSIG will not do: it fires when the *thread* that started the server ends, and
-/// every test has a thread of its own.)
+/// away. (PR_SET_PDEATHSIG will not do: it fires when the *thread* that started the server ends,
+/// and every test has a thread of its own.)
 const WATCHDOG: &str = r#"
     trap '' HUP INT TERM
     servers() {
