@@ -4,13 +4,16 @@
 mod aggregate;
 mod error;
 mod event;
+mod outbox;
 mod pending;
+mod projector;
 mod publisher;
 mod record;
 mod retry;
 mod store;
 mod tenant;
 mod timestamp;
+mod unit_of_work;
 
 pub mod publishers;
 pub mod stores;
@@ -18,7 +21,9 @@ pub mod stores;
 pub use aggregate::AggregateRoot;
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
+pub use outbox::Outbox;
 pub use pending::{InUnitOfWork, raise};
+pub use projector::{Batch, Projector, ProjectorSettings};
 pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
 pub use retry::RetrySettings;
@@ -28,3 +33,4 @@ pub use store::{
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;
+pub use unit_of_work::UnitOfWork;

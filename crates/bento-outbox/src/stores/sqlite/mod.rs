@@ -1,0 +1,685 @@
+//! SQLite, in a file.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, NaiveDateTime, Utc};
+use serde::Serialize;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteRow, SqliteSynchronous,
+};
+use sqlx::{AssertSqlSafe, Row, Sqlite, Transaction};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::Tables;
+use super::sql::{error, migrate_error};
+use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
+use crate::event::{Aggregate, Event, Payload};
+use crate::record::{Delivery, OutboxRecord};
+use crate::store::{
+    Appended, Claim, Claimed, Isolation, Savepoint, Settlement, Store, TenantStatus,
+    TransactionalStore, Verdict,
+};
+use crate::tenant::Tenant;
+use crate::timestamp::Timestamp;
+
+/// An outbox in an SQLite file. Clones share the pool.
+///
+/// Units of work begin with `BEGIN IMMEDIATE`, so that none fails half-way because another writes.
+/// The journal is WAL and every commit is synced: an event is published only if its commit
+/// survives a loss of power.
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    pool: SqlitePool,
+    tables: Tables,
+    hint: Arc<Notify>,
+}
+
+/// The migrations, in order; `{table}` is filled in.
+const MIGRATIONS: [(i64, &str, &str); 1] =
+    [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
+
+/// The columns that make a record, as [`record`] reads them.
+const COLUMNS: &str = "id, seq, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, data, \
+     content_type, key_id, headers, occurred_at, created_at, available_at, status, retry_cnt, retry_at, \
+     error_message, sent_at";
+
+/// How often the file is looked at for a change by another process, while nothing is there.
+const CHANGE_POLL: Duration = Duration::from_millis(25);
+
+impl SqliteStore {
+    /// The outbox in the pool's file, in the table `outbox`. [`Store::check`] tells whether the
+    /// pool's options are sound.
+    pub fn new(pool: SqlitePool) -> Self {
+        Self::with_tables(pool, Tables::default())
+    }
+
+    /// The outbox in another table.
+    pub fn with_tables(pool: SqlitePool, tables: Tables) -> Self {
+        Self {
+            pool,
+            tables,
+            hint: Arc::default(),
+        }
+    }
+
+    /// Opens the file of `url` (`sqlite://outbox.db`), which must exist.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSetting`] for a URL that is none, [`ErrorKind::Schema`] without the file.
+    pub async fn open(url: &str, tables: Tables) -> Result<Self> {
+        let options = Self::options(url)?;
+        let file = options.get_filename();
+        if !file.exists() {
+            return Err(Error::new(
+                ErrorKind::Schema,
+                format!(
+                    "{} is not there: run `bento-outbox migrate` to create it",
+                    file.display()
+                ),
+            ));
+        }
+        Ok(Self::with_tables(Self::pool_of(options), tables))
+    }
+
+    /// Opens the file of `url`, and creates it if it is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSetting`] for a URL that is none.
+    pub async fn open_or_create(url: &str, tables: Tables) -> Result<Self> {
+        let options = Self::options(url)?.create_if_missing(true);
+        Ok(Self::with_tables(Self::pool_of(options), tables))
+    }
+
+    /// The pool, for the caller's own statements.
+    pub fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+
+    fn options(url: &str) -> Result<SqliteConnectOptions> {
+        if url.contains(":memory:") || url.contains("mode=memory") {
+            return Err(Error::new(
+                ErrorKind::InvalidSetting,
+                "a database in memory is another one for each connection: use a file, or MemoryStore",
+            ));
+        }
+        let options = SqliteConnectOptions::from_str(url).map_err(|_| {
+            Error::new(
+                ErrorKind::InvalidSetting,
+                "the URL is not one of SQLite, as sqlite://outbox.db",
+            )
+        })?;
+        Ok(options
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10)))
+    }
+
+    fn pool_of(options: SqliteConnectOptions) -> SqlitePool {
+        SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_lazy_with(options)
+    }
+
+    fn migrator(&self) -> Migrator {
+        let migration = |(version, name, sql): &(i64, &'static str, &str)| {
+            let sql = sqlx::SqlSafeStr::into_sql_str(AssertSqlSafe(self.tables.fill(sql)));
+            Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
+        };
+        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect());
+        migrator.dangerous_set_table_name(self.tables.fill("{table}_migrations"));
+        migrator
+    }
+
+    /// The newest migration that was applied; none without tables.
+    async fn version(&self) -> Result<Option<i64>> {
+        let name = self.tables.fill("{table}_migrations");
+        let there: bool =
+            sqlx::query_scalar("select exists(select 1 from sqlite_schema where name = ?1)")
+                .bind(&name)
+                .fetch_one(&self.pool)
+                .await
+                .map_err(|e| error("reading the version of the tables", e))?;
+        if !there {
+            return Ok(None);
+        }
+        sqlx::query_scalar(AssertSqlSafe(format!(
+            "select max(version) from {name} where success"
+        )))
+        .fetch_one(&self.pool)
+        .await
+        .map_err(|e| error("reading the version of the tables", e))
+    }
+
+    /// Refuses what would lose events: a library with the WAL-reset fault, a journal that is not WAL.
+    async fn check_engine(&self) -> Result<()> {
+        let (version, journal): (String, String) =
+            sqlx::query_as("select sqlite_version(), journal_mode from pragma_journal_mode")
+                .fetch_one(&self.pool)
+                .await
+                .map_err(|e| error("opening the database", e))?;
+        if !has_sound_wal(&version) {
+            return Err(Error::new(
+                ErrorKind::Schema,
+                format!(
+                    "SQLite {version} can lose a commit at a checkpoint (its WAL-reset fault): \
+                     use 3.51.3, 3.50.7, 3.44.6 or later, such as the one that is built in"
+                ),
+            ));
+        }
+        if journal != "wal" {
+            return Err(Error::new(
+                ErrorKind::Schema,
+                format!(
+                    "the journal mode is {journal}: execute `pragma journal_mode = wal` on the database"
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether this SQLite has the fix of the WAL-reset fault (sqlite.org/wal.html, "The WAL-reset bug").
+fn has_sound_wal(version: &str) -> bool {
+    let mut parts = version
+        .split('.')
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (
+        parts.next().unwrap_or(0),
+        parts.next().unwrap_or(0),
+        parts.next().unwrap_or(0),
+    );
+    version >= (3, 51, 3) || matches!(version, (3, 50, 7..) | (3, 44, 6..))
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn migrate(&self) -> Result<Vec<i64>> {
+        self.check_engine().await?;
+        let before = self.version().await?.unwrap_or(0);
+        self.migrator()
+            .run(&self.pool)
+            .await
+            .map_err(migrate_error)?;
+        Ok(MIGRATIONS
+            .iter()
+            .map(|(version, ..)| *version)
+            .filter(|version| *version > before)
+            .collect())
+    }
+
+    fn migrations(&self) -> String {
+        MIGRATIONS
+            .iter()
+            .map(|(version, name, sql)| {
+                format!("-- {version:04} {name}\n{}", self.tables.fill(sql))
+            })
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.check_engine().await?;
+        super::tables::check_version(
+            self.version().await?,
+            MIGRATIONS[MIGRATIONS.len() - 1].0,
+            &self.tables,
+        )
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed> {
+        let table = self.tables.fill("\"{table}\"");
+        let held = match (claim.ordered, claim.dead_letters_block) {
+            (false, _) => String::new(),
+            (true, block) => format!(
+                "and not exists (select 1 from {table} p
+                      where p.ordering_key = o.ordering_key and p.seq < o.seq and p.status <> 'SENT'
+                        and ({} p.status = 'NEW' and (julianday(p.retry_at) > julianday('now')
+                                                  or julianday(p.available_at) > julianday('now'))))",
+                if block { "p.status = 'ERR' or" } else { "" }
+            ),
+        };
+        let tenants = claim.tenants.as_ref().map(json).transpose()?;
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "select {COLUMNS} from {table} o
+             where o.status = 'NEW' and julianday(o.available_at) <= julianday('now')
+               and (o.retry_at is null or julianday(o.retry_at) <= julianday('now'))
+               and (?1 is null or o.tenant_id in (select value from json_each(?1))) {held}
+             order by o.seq limit ?2"
+        )))
+        .bind(&tenants)
+        .bind(i64::from(claim.limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|e| error("claiming", e))?;
+        let records = rows.iter().map(record).collect::<Result<Vec<_>>>()?;
+        let waiting = records.is_empty()
+            && sqlx::query_scalar(AssertSqlSafe(format!(
+                "select exists(select 1 from {table} where status = 'NEW'
+                               and (?1 is null or tenant_id in (select value from json_each(?1))))"
+            )))
+            .bind(&tenants)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|e| error("claiming", e))?;
+        Ok(Claimed { records, waiting })
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Result<u64> {
+        let table = self.tables.fill("\"{table}\"");
+        let mut sent = Vec::new();
+        let mut failed = Vec::new();
+        for Settlement { id, verdict } in settlements {
+            match verdict {
+                Verdict::Sent => sent.push(id),
+                Verdict::Retry {
+                    after,
+                    counts,
+                    reason,
+                } => {
+                    let after = format!("+{:.3} seconds", after.as_secs_f64());
+                    failed.push(Failed::new(id, Some(after), *counts, reason));
+                }
+                Verdict::Dead { counts, reason } => {
+                    failed.push(Failed::new(id, None, *counts, reason));
+                }
+            }
+        }
+        let mut changed = 0;
+        if !sent.is_empty() {
+            changed += sqlx::query(AssertSqlSafe(format!(
+                "update {table} set status = 'SENT', retry_at = null,
+                        sent_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+                 where id in (select value from json_each(?1)) and status = 'NEW'"
+            )))
+            .bind(json(&sent)?)
+            .execute(&self.pool)
+            .await
+            .map_err(|e| error("settling", e))?
+            .rows_affected();
+        }
+        if !failed.is_empty() {
+            changed += sqlx::query(AssertSqlSafe(format!(
+                "update {table} as o
+                 set status = case when f.value ->> 'after' is null then 'ERR' else 'NEW' end,
+                     retry_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', f.value ->> 'after'),
+                     retry_cnt = o.retry_cnt + (f.value ->> 'counts'), error_message = f.value ->> 'reason'
+                 from json_each(?1) f
+                 where o.id = f.value ->> 'id' and o.status = 'NEW'"
+            )))
+            .bind(json(&failed)?)
+            .execute(&self.pool)
+            .await
+            .map_err(|e| error("settling", e))?
+            .rows_affected();
+        }
+        Ok(changed)
+    }
+
+    /// This process says so itself; for others the file's change counter is looked at, which costs
+    /// a few microseconds.
+    async fn hint(&self) {
+        let changed = async {
+            let Ok(mut connection) = self.pool.acquire().await else {
+                return std::future::pending().await;
+            };
+            let mut before = None;
+            loop {
+                let now = sqlx::query_scalar::<_, i64>("pragma data_version")
+                    .fetch_one(&mut *connection)
+                    .await
+                    .ok();
+                if before.is_some() && before != now {
+                    return;
+                }
+                before = now;
+                tokio::time::sleep(CHANGE_POLL).await;
+            }
+        };
+        tokio::select! {
+            () = self.hint.notified() => {}
+            () = changed => {}
+        }
+    }
+
+    fn give_hint(&self) {
+        self.hint.notify_one();
+    }
+
+    async fn find(&self, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "select {COLUMNS} from \"{}\" where id in (select value from json_each(?1)) order by seq",
+            self.tables.table()
+        )))
+        .bind(json(ids)?)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|e| error("reading events", e))?;
+        rows.iter().map(record).collect()
+    }
+
+    async fn status(&self) -> Result<Vec<TenantStatus>> {
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "select tenant_id,
+                    count(*) filter (where status = 'NEW' and retry_at is null) as new,
+                    count(*) filter (where status = 'NEW' and retry_at is not null) as retrying,
+                    count(*) filter (where status = 'SENT') as sent,
+                    count(*) filter (where status = 'ERR') as dead,
+                    (julianday('now') - min(julianday(created_at)) filter (where status = 'NEW')) * 86400.0 as oldest,
+                    count(*) filter (where julianday(sent_at) > julianday('now', '-1 minute')) / 60.0 as rate
+             from \"{}\" group by tenant_id order by tenant_id",
+            self.tables.table()
+        )))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|e| error("reading the status", e))?;
+        let count = |row: &SqliteRow, column| {
+            get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0))
+        };
+        rows.iter()
+            .map(|row| {
+                Ok(TenantStatus {
+                    tenant_id: get(row, "tenant_id")?,
+                    new: count(row, "new")?,
+                    retrying: count(row, "retrying")?,
+                    sent: count(row, "sent")?,
+                    dead: count(row, "dead")?,
+                    oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
+                    sent_per_second: get(row, "rate")?,
+                })
+            })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl TransactionalStore for SqliteStore {
+    type Connection = SqliteConnection;
+    type Transaction = Transaction<'static, Sqlite>;
+
+    async fn begin(&self, _isolation: Option<Isolation>) -> Result<Self::Transaction> {
+        self.pool
+            .begin_with("begin immediate")
+            .await
+            .map_err(|e| error("beginning a transaction", e))
+    }
+
+    fn connection(transaction: &mut Self::Transaction) -> &mut SqliteConnection {
+        &mut *transaction
+    }
+
+    async fn append(
+        &self,
+        connection: &mut SqliteConnection,
+        tenant: &Tenant,
+        events: &[Event],
+    ) -> Result<Appended> {
+        let rows: Vec<NewRow<'_>> = events
+            .iter()
+            .map(|event| NewRow::of(event, tenant))
+            .collect();
+        let written: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "insert into \"{}\" (id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, data,
+                                 content_type, key_id, headers, occurred_at, created_at, available_at)
+             select e.value ->> 'id', e.value ->> 'tenant_id', e.value ->> 'aggregate_type',
+                    e.value ->> 'aggregate_id', e.value ->> 'type', e.value ->> 'schema_id', e.value ->> 'schema_ver',
+                    e.value ->> 'payload', unhex(e.value ->> 'data'), e.value ->> 'content_type',
+                    e.value ->> 'key_id', e.value ->> 'headers', e.value ->> 'occurred_at',
+                    coalesce(e.value ->> 'created_at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+                    coalesce(e.value ->> 'available_at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+             from json_each(?1) e where true order by e.key
+             on conflict (id) do nothing
+             returning id",
+            self.tables.table()
+        )))
+        .bind(json(&rows)?)
+        .fetch_all(connection)
+        .await
+        .map_err(|e| error("appending events", e))?;
+        Ok(Appended::of(
+            events,
+            written.iter().filter_map(|id| Uuid::parse_str(id).ok()),
+        ))
+    }
+
+    async fn savepoint(
+        &self,
+        connection: &mut SqliteConnection,
+        depth: u32,
+        verb: Savepoint,
+    ) -> Result<()> {
+        let statement = verb.statement(depth);
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(connection)
+            .await
+            .map_err(|e| error("setting a savepoint", e))?;
+        Ok(())
+    }
+
+    /// SQLite commits in this process: an error means that nothing was committed.
+    async fn commit(&self, transaction: Self::Transaction, _appended: &Appended) -> Result<()> {
+        transaction
+            .commit()
+            .await
+            .map_err(|e| error("committing", e))
+    }
+
+    async fn rollback(&self, transaction: Self::Transaction) -> Result<()> {
+        transaction
+            .rollback()
+            .await
+            .map_err(|e| error("rolling back", e))
+    }
+}
+
+/// An event as the insert statement reads it from its one parameter.
+#[derive(Serialize)]
+struct NewRow<'a> {
+    id: Uuid,
+    tenant_id: &'a str,
+    aggregate_type: Option<&'a str>,
+    aggregate_id: Option<&'a str>,
+    r#type: &'a str,
+    schema_id: Option<&'a str>,
+    schema_ver: u32,
+    payload: Option<&'a str>,
+    data: Option<String>,
+    content_type: &'a str,
+    key_id: Option<&'a str>,
+    headers: String,
+    occurred_at: Timestamp,
+    created_at: Option<Timestamp>,
+    available_at: Option<Timestamp>,
+}
+
+impl<'a> NewRow<'a> {
+    fn of(event: &'a Event, tenant: &'a Tenant) -> Self {
+        let (payload, data) = match &event.payload {
+            Payload::Json(json) => (Some(json.get()), None),
+            Payload::Data(data) => (None, Some(hex(data))),
+        };
+        Self {
+            id: event.id,
+            tenant_id: event.tenant.as_ref().unwrap_or(tenant).as_str(),
+            aggregate_type: event
+                .aggregate
+                .as_ref()
+                .and_then(|aggregate| aggregate.kind.as_deref()),
+            aggregate_id: event
+                .aggregate
+                .as_ref()
+                .map(|aggregate| aggregate.id.as_str()),
+            r#type: &event.event_type,
+            schema_id: event.schema_id.as_deref(),
+            schema_ver: event.schema_version,
+            payload,
+            data,
+            content_type: &event.content_type,
+            key_id: event.key_id.as_deref(),
+            headers: event.headers.to_json(),
+            occurred_at: event.occurred_at,
+            created_at: event.created_at,
+            available_at: event.available_at,
+        }
+    }
+}
+
+/// A failed record as the update statement reads it from its one parameter.
+#[derive(Serialize)]
+struct Failed<'a> {
+    id: &'a Uuid,
+    after: Option<String>,
+    counts: u8,
+    reason: String,
+}
+
+impl<'a> Failed<'a> {
+    fn new(id: &'a Uuid, after: Option<String>, counts: bool, reason: &str) -> Self {
+        let reason = reason.chars().take(ERROR_MESSAGE_CHARS_MAX).collect();
+        Self {
+            id,
+            after,
+            counts: u8::from(counts),
+            reason,
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
+}
+
+fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| {
+        Error::new(ErrorKind::InvalidEvent, "events cannot be written as JSON").because(e)
+    })
+}
+
+fn get<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(
+    row: &'r SqliteRow,
+    column: &str,
+) -> Result<T> {
+    row.try_get(column).map_err(|e| error("reading events", e))
+}
+
+/// A time as SQLite's own functions read it: with `T` or a blank, with or without a zone (UTC),
+/// with or without seconds and their fraction.
+fn time(text: &str) -> Result<Timestamp> {
+    const NAIVE: [&str; 4] = [
+        "%Y-%m-%dT%H:%M:%S%.f",
+        "%Y-%m-%d %H:%M:%S%.f",
+        "%Y-%m-%dT%H:%M",
+        "%Y-%m-%d %H:%M",
+    ];
+    let zoned = || {
+        DateTime::parse_from_rfc3339(text)
+            .ok()
+            .map(|time| time.to_utc())
+    };
+    let naive = |format| NaiveDateTime::parse_from_str(text.trim_end_matches('Z'), format).ok();
+    let midnight =
+        || NaiveDateTime::parse_from_str(&format!("{text} 00:00"), "%Y-%m-%d %H:%M").ok();
+    zoned()
+        .or_else(|| {
+            NAIVE
+                .iter()
+                .find_map(|format| naive(format))
+                .or_else(midnight)
+                .map(|time| time.and_utc())
+        })
+        .map(|time: DateTime<Utc>| Timestamp::clamped(time.timestamp_micros()))
+        .ok_or_else(|| Error::new(ErrorKind::Database, format!("{text:?} is not a time")))
+}
+
+fn record(row: &SqliteRow) -> Result<OutboxRecord> {
+    let id: String = get(row, "id")?;
+    let of_this = |e: Error| Error::new(e.kind(), format!("reading event {id}")).because(e);
+    let at = |column| time(get(row, column)?).map_err(of_this);
+    let maybe_at = |column| {
+        get::<Option<&str>>(row, column)?
+            .map(time)
+            .transpose()
+            .map_err(of_this)
+    };
+    let kind = get(row, "aggregate_type")?;
+    let json: Option<String> = get(row, "payload")?;
+    let is_json = json.is_some();
+    let payload = match json {
+        Some(json) => Bytes::from(json),
+        None => get::<Option<Vec<u8>>>(row, "data")?
+            .unwrap_or_default()
+            .into(),
+    };
+    Ok(OutboxRecord {
+        seq: get(row, "seq")?,
+        id: Uuid::parse_str(&id).map_err(|e| {
+            Error::new(ErrorKind::Database, format!("{id:?} is not an id")).because(e)
+        })?,
+        tenant: Tenant::stored(get(row, "tenant_id")?),
+        aggregate: get::<Option<String>>(row, "aggregate_id")?.map(|id| Aggregate { kind, id }),
+        event_type: get(row, "type")?,
+        schema_id: get(row, "schema_id")?,
+        schema_version: u32::try_from(get::<i64>(row, "schema_ver")?).unwrap_or(0),
+        payload,
+        is_json,
+        content_type: get(row, "content_type")?,
+        key_id: get(row, "key_id")?,
+        headers: get(row, "headers")?,
+        occurred_at: at("occurred_at")?,
+        created_at: at("created_at")?,
+        available_at: at("available_at")?,
+        delivery: Delivery {
+            status: get::<&str>(row, "status")?.parse()?,
+            retry_cnt: u32::try_from(get::<i64>(row, "retry_cnt")?).unwrap_or(0),
+            retry_at: maybe_at("retry_at")?,
+            error_message: get(row, "error_message")?,
+            sent_at: maybe_at("sent_at")?,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_with_the_wal_reset_fault_are_known() {
+        for version in ["3.40.1", "3.44.5", "3.45.0", "3.50.6", "3.51.2", "nonsense"] {
+            assert!(!has_sound_wal(version), "{version}");
+        }
+        for version in ["3.44.6", "3.50.7", "3.51.3", "3.52.0", "4.0.0"] {
+            assert!(has_sound_wal(version), "{version}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_time_that_sqlite_reads_is_read() {
+        let noon = time("2013-01-01T12:00:00Z").unwrap();
+        for text in [
+            "2013-01-01 12:00:00",
+            "2013-01-01T12:00",
+            "2013-01-01 12:00:00.000",
+            "2013-01-01T14:00:00+02:00",
+            "2013-01-01T12:00:00.000000Z",
+            "2013-01-01 12:00Z",
+        ] {
+            assert_eq!(time(text).unwrap(), noon, "{text}");
+        }
+        assert_eq!(
+            time("2013-01-01").unwrap().to_string(),
+            "2013-01-01T00:00:00.000000Z"
+        );
+        assert!(time("nonsense").is_err());
+    }
+}
