@@ -12,11 +12,21 @@ use crate::{check, docs, test};
 pub(crate) fn run(workspace: &mut Workspace) -> Result<(), String> {
     let _held = warm_build_folder(workspace)?;
     // `test::run` is the README's `cargo x test`; tidy sees to it that the README names it.
-    let outcome = check::run(workspace)
+    let outcome = lock_file_is_committed(workspace)
+        .and_then(|()| check::run(workspace))
         .and_then(|()| test::run(workspace, &[]))
         .and_then(|()| docs::run(workspace));
     workspace.report();
     outcome
+}
+
+/// By now cargo has brought `Cargo.lock` up to date; a clone in which that changed it was committed with an old one.
+fn lock_file_is_committed(workspace: &mut Workspace) -> Result<(), String> {
+    if !in_ci() {
+        return Ok(());
+    }
+    let mut command = workspace.command("git");
+    workspace.run(command.args(["diff", "--exit-code", "--stat", "--", "Cargo.lock"]))
 }
 
 /// In CI, builds into a folder outside the fresh clone, so that the second run finds the dependencies built.
@@ -37,6 +47,7 @@ fn warm_build_folder(workspace: &mut Workspace) -> Result<Option<File>, String> 
     let lock = File::create(folder.join("ci.lock")).map_err(named)?;
     lock.lock().map_err(named)?;
     touch_sources(workspace.root()).map_err(|error| format!("touching the sources: {error}"))?;
+    eprintln!("building into {}", folder.join("target").display());
     workspace.build_into(folder.join("target"));
     Ok(Some(lock))
 }

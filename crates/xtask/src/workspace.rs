@@ -122,15 +122,13 @@ impl Workspace {
     }
 }
 
-/// A command as one would type it, with the variables that it sets.
+/// A command as one would type it, with the variables that it sets. Where and how cargo builds is the same for
+/// every step, so that is left out.
 pub(crate) fn shown(command: &Command) -> String {
     let variables = command.get_envs().filter_map(|(name, value)| {
         let (name, value) = (name.to_string_lossy(), value?.to_string_lossy());
-        Some(if value.contains(' ') {
-            format!("{name}='{value}'")
-        } else {
-            format!("{name}={value}")
-        })
+        let quote = if value.contains(' ') { "'" } else { "" };
+        (!name.starts_with("CARGO_")).then(|| format!("{name}={quote}{value}{quote}"))
     });
     let program = Path::new(command.get_program())
         .file_name()
@@ -217,7 +215,8 @@ mod tests {
         command
             .args(["doc", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings")
-            .env_remove("CARGO_PKG_NAME");
+            .env("CARGO_TARGET_DIR", "/tmp/target")
+            .env_remove("PATH");
         assert_eq!(
             shown(&command),
             "RUSTDOCFLAGS='-D warnings' cargo doc --no-deps"
