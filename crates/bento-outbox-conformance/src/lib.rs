@@ -1,1 +1,5 @@
 //! x
+
+pub mod cancel;
+pub mod faults;
+pub mod servers;
