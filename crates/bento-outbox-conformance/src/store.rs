@@ -12,8 +12,8 @@ use std::any::Any;
 use std::time::Duration;
 
 use bento_outbox::{
-    Aggregate, Claim, Event, Headers, Outbox, OutboxRecord, Payload, Settlement, Status, Store, Timestamp,
-    TransactionalStore, Verdict,
+    Aggregate, Claim, Event, Headers, Outbox, OutboxRecord, Payload, Settlement, Status, Store,
+    Timestamp, TransactionalStore, Verdict,
 };
 use uuid::Uuid;
 
@@ -32,14 +32,17 @@ pub struct Fresh<S> {
 impl<S> Fresh<S> {
     /// A store that needs nothing else.
     pub fn new(store: S) -> Self {
-        Self { store, keep: Box::new(()) }
+        Self {
+            store,
+            keep: Box::new(()),
+        }
     }
 }
 
 /// Hands the list of cases, as `module::case`, to a macro.
 #[macro_export]
 macro_rules! store_cases {
-    ($run:ident ! { $($arguments:tt)* }) => {
+    ($run:path { $($arguments:tt)* }) => {
         $run! {
             { $($arguments)* }
             units::committed_events_are_there_with_all_their_fields,
@@ -85,7 +88,7 @@ macro_rules! store_cases {
 macro_rules! store_suite {
     ($name:ident, $fresh:path) => {
         mod $name {
-            $crate::store_cases!(__store_tests! { $fresh });
+            $crate::store_cases!($crate::__store_tests { $fresh });
         }
     };
 }
@@ -117,23 +120,38 @@ fn ok<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
 /// An event of the aggregate `order/KEY`, with a number by which cases tell it from others.
 fn event(key: &str, number: u32) -> Event {
     Event {
-        aggregate: Some(Aggregate { kind: Some("order".into()), id: key.into() }),
-        ..Event::new("order.changed", ok(Payload::json(format!("{{\"n\":{number}}}"))))
+        aggregate: Some(Aggregate {
+            kind: Some("order".into()),
+            id: key.into(),
+        }),
+        ..Event::new(
+            "order.changed",
+            ok(Payload::json(format!("{{\"n\":{number}}}"))),
+        )
     }
 }
 
 /// An event of no aggregate.
 fn unordered(number: u32) -> Event {
-    Event { aggregate: None, ..event("", number) }
+    Event {
+        aggregate: None,
+        ..event("", number)
+    }
 }
 
 /// Commits events, each a unit of work of its own.
-async fn commit<S: TransactionalStore>(store: &S, events: impl IntoIterator<Item = Event>) -> Vec<Uuid> {
+async fn commit<S: TransactionalStore>(
+    store: &S,
+    events: impl IntoIterator<Item = Event>,
+) -> Vec<Uuid> {
     let outbox = Outbox::new(store.clone());
     let mut ids = Vec::new();
     for event in events {
         ids.push(event.id);
-        let tenant = event.tenant.as_ref().map_or("default".into(), ToString::to_string);
+        let tenant = event
+            .tenant
+            .as_ref()
+            .map_or("default".into(), ToString::to_string);
         let outbox = outbox.tenant(tenant);
         let mut uow = ok(outbox.begin().await);
         ok(uow.raise(event));
@@ -144,7 +162,12 @@ async fn commit<S: TransactionalStore>(store: &S, events: impl IntoIterator<Item
 
 /// What a relay asks for in these cases.
 fn everything() -> Claim {
-    Claim { limit: 100_000, tenants: None, ordered: true, dead_letters_block: false }
+    Claim {
+        limit: 100_000,
+        tenants: None,
+        ordered: true,
+        dead_letters_block: false,
+    }
 }
 
 async fn claim(store: &dyn Store) -> Vec<OutboxRecord> {
@@ -152,7 +175,11 @@ async fn claim(store: &dyn Store) -> Vec<OutboxRecord> {
 }
 
 async fn claimed_ids(store: &dyn Store, claim: &Claim) -> Vec<Uuid> {
-    ok(store.claim(claim).await).records.iter().map(|record| record.id).collect()
+    ok(store.claim(claim).await)
+        .records
+        .iter()
+        .map(|record| record.id)
+        .collect()
 }
 
 async fn settle(store: &dyn Store, id: Uuid, verdict: Verdict) -> u64 {
@@ -167,9 +194,16 @@ async fn the(store: &dyn Store, id: Uuid) -> OutboxRecord {
 }
 
 fn retry(after: Duration) -> Verdict {
-    Verdict::Retry { after, counts: true, reason: "refused".into() }
+    Verdict::Retry {
+        after,
+        counts: true,
+        reason: "refused".into(),
+    }
 }
 
 fn dead() -> Verdict {
-    Verdict::Dead { counts: true, reason: "refused for good".into() }
+    Verdict::Dead {
+        counts: true,
+        reason: "refused for good".into(),
+    }
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bento_outbox::{
-    Outcome, Projector, ProjectorSettings, Publisher, Rejection, RejectionClass, RetrySettings, raise,
+    Outcome, Projector, ProjectorSettings, Publisher, Rejection, RejectionClass, RetrySettings,
+    raise,
 };
 
 use super::*;
@@ -26,12 +27,19 @@ fn bus<F>(answer: F) -> Arc<Bus<F>>
 where
     F: Fn(&OutboxRecord, u32) -> Outcome + Send + Sync + 'static,
 {
-    Arc::new(Bus { answer, seen: Mutex::default() })
+    Arc::new(Bus {
+        answer,
+        seen: Mutex::default(),
+    })
 }
 
 impl<F> Bus<F> {
     fn delivered(&self) -> Vec<OutboxRecord> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).delivered.clone()
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .delivered
+            .clone()
     }
 }
 
@@ -42,7 +50,10 @@ where
 {
     async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
         let mut keys = HashSet::new();
-        let twice = batch.iter().filter_map(OutboxRecord::ordering_key).find(|key| !keys.insert(*key));
+        let twice = batch
+            .iter()
+            .filter_map(OutboxRecord::ordering_key)
+            .find(|key| !keys.insert(*key));
         assert!(twice.is_none(), "two records of {twice:?} in one batch");
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         batch
@@ -70,13 +81,17 @@ fn quick() -> ProjectorSettings {
         multiplier: Duration::from_millis(20),
         max_delay: Duration::from_millis(50),
     };
-    ProjectorSettings { batch_size: 50, retry, ..ProjectorSettings::default() }
+    ProjectorSettings {
+        batch_size: 50,
+        retry,
+        ..ProjectorSettings::default()
+    }
 }
 
 /// Runs rounds until nothing is left to send.
-async fn drain<S: Store, F>(store: &S, bus: &Arc<Bus<F>>) -> Vec<bento_outbox::Batch>
+async fn drain<S, F>(store: &S, bus: &Arc<Bus<F>>) -> Vec<bento_outbox::Batch>
 where
-    S: Clone,
+    S: Store + Clone,
     F: Fn(&OutboxRecord, u32) -> Outcome + Send + Sync + 'static,
 {
     let projector = Projector::new(Arc::new(store.clone()), bus.clone(), quick());
@@ -100,11 +115,19 @@ fn refuse(class: RejectionClass) -> Outcome {
 /// Without faults everything is delivered once, in the order of `seq` within a key, and is `SENT`.
 pub async fn every_event_is_carried_once_in_order<S: TransactionalStore>(store: S) {
     let events: Vec<Event> = (0..300)
-        .map(|n| if n % 10 == 0 { unordered(n) } else { event(&format!("k{}", n % 7), n) })
+        .map(|n| {
+            if n % 10 == 0 {
+                unordered(n)
+            } else {
+                event(&format!("k{}", n % 7), n)
+            }
+        })
         .collect();
     let outbox = Outbox::new(store.clone());
     for chunk in events.chunks(30) {
-        ok(outbox.run(async |_| chunk.iter().cloned().try_for_each(raise)).await);
+        ok(outbox
+            .run(async |_| chunk.iter().cloned().try_for_each(raise))
+            .await);
     }
     let bus = bus(|_, _| Outcome::Acked);
     let batches = drain(&store, &bus).await;
@@ -113,7 +136,13 @@ pub async fn every_event_is_carried_once_in_order<S: TransactionalStore>(store: 
     in_order(&delivered);
     let ids: HashSet<Uuid> = delivered.iter().map(|record| record.id).collect();
     assert_eq!((delivered.len(), ids.len()), (300, 300));
-    assert_eq!(ok(store.status().await).iter().map(|tenant| tenant.sent).sum::<u64>(), 300);
+    assert_eq!(
+        ok(store.status().await)
+            .iter()
+            .map(|tenant| tenant.sent)
+            .sum::<u64>(),
+        300
+    );
 }
 
 /// One bad event in a batch costs only itself: its key waits and then goes on, others do not wait.
@@ -126,16 +155,28 @@ pub async fn a_refused_event_delays_only_its_own_key<S: TransactionalStore>(stor
         _ => Outcome::Acked,
     });
     let batches = drain(&store, &bus).await;
-    assert_eq!((batches[0].sent, batches[0].retried), (30, 1), "three keys go on, one waits");
+    assert_eq!(
+        (batches[0].sent, batches[0].retried),
+        (30, 1),
+        "three keys go on, one waits"
+    );
     in_order(&bus.delivered());
     assert_eq!(bus.delivered().len(), 40);
     let delivery = the(&store, bad).await.delivery;
-    assert_eq!((delivery.status, delivery.retry_cnt), (Status::Sent, 1), "an unknown answer is not its fault");
+    assert_eq!(
+        (delivery.status, delivery.retry_cnt),
+        (Status::Sent, 1),
+        "an unknown answer is not its fault"
+    );
 }
 
 /// After its attempts, or at once when it will never be taken, an event is a dead letter.
 pub async fn an_event_ends_as_a_dead_letter_after_its_attempts<S: TransactionalStore>(store: S) {
-    let ids = commit(&store, [event("a", 1), event("a", 2), event("b", 3), event("b", 4)]).await;
+    let ids = commit(
+        &store,
+        [event("a", 1), event("a", 2), event("b", 3), event("b", 4)],
+    )
+    .await;
     let (refused, hopeless) = (ids[0], ids[2]);
     let bus = bus(move |record, _| match record.id {
         id if id == refused => refuse(RejectionClass::Message),
@@ -146,8 +187,14 @@ pub async fn an_event_ends_as_a_dead_letter_after_its_attempts<S: TransactionalS
     assert_eq!(batches.iter().map(|batch| batch.dead).sum::<usize>(), 2);
     for (id, attempts) in [(refused, 3), (hopeless, 1)] {
         let delivery = the(&store, id).await.delivery;
-        assert_eq!((delivery.status, delivery.retry_cnt), (Status::Err, attempts));
-        assert_eq!(delivery.error_message.as_deref(), Some("refused by the test"));
+        assert_eq!(
+            (delivery.status, delivery.retry_cnt),
+            (Status::Err, attempts)
+        );
+        assert_eq!(
+            delivery.error_message.as_deref(),
+            Some("refused by the test")
+        );
     }
     assert_eq!(bus.delivered().len(), 2);
 }
@@ -160,12 +207,18 @@ pub async fn a_bus_that_is_away_costs_no_attempt<S: TransactionalStore>(store: S
         let projector = Projector::new(Arc::new(store.clone()), bus.clone(), quick());
         for _ in 0..10 {
             let batch = ok(projector.run_once().await);
-            assert_eq!((batch.claimed, batch.sent, batch.retried, batch.dead), (3, 0, 0, 0));
+            assert_eq!(
+                (batch.claimed, batch.sent, batch.retried, batch.dead),
+                (3, 0, 0, 0)
+            );
             assert!(batch.stopped_by.is_some());
         }
     }
     for id in ids {
-        assert_eq!(the(&store, id).await.delivery, bento_outbox::Delivery::default());
+        assert_eq!(
+            the(&store, id).await.delivery,
+            bento_outbox::Delivery::default()
+        );
     }
 }
 
@@ -183,11 +236,19 @@ pub async fn run_carries_until_it_is_told_to_stop<S: TransactionalStore>(store: 
     }
     let patience = Timestamp::now().after(Duration::from_secs(10));
     while bus.delivered().len() < 20 {
-        assert!(Timestamp::now() < patience, "only {} of 20 events were carried", bus.delivered().len());
+        assert!(
+            Timestamp::now() < patience,
+            "only {} of 20 events were carried",
+            bus.delivered().len()
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let _ = stop.send(());
-    ok(ok(ok(tokio::time::timeout(Duration::from_secs(5), running).await)));
+    ok(ok(ok(tokio::time::timeout(
+        Duration::from_secs(5),
+        running,
+    )
+    .await)));
     in_order(&bus.delivered());
     let status = ok(store.status().await);
     assert_eq!((status[0].sent, status[0].new), (20, 0));
@@ -205,7 +266,11 @@ pub async fn a_cancelled_round_goes_on_to_its_end<S: TransactionalStore>(store: 
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     drain(&store, &bus).await;
-    assert_eq!(bus.delivered().len(), 20, "an event was published twice without a fault");
+    assert_eq!(
+        bus.delivered().len(),
+        20,
+        "an event was published twice without a fault"
+    );
 }
 
 /// Within a key the first deliveries are in the order of `seq`.
