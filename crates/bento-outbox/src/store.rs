@@ -1,5 +1,6 @@
 //! The seams to a database: the relay's and operator's side, and the application's side.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -125,6 +126,17 @@ pub enum Savepoint {
     RollBack,
 }
 
+impl Savepoint {
+    /// The statement, the same in every SQL, for a savepoint of the given depth.
+    pub fn statement(self, depth: u32) -> String {
+        match self {
+            Self::Set => format!("savepoint outbox_{depth}"),
+            Self::Release => format!("release savepoint outbox_{depth}"),
+            Self::RollBack => format!("rollback to savepoint outbox_{depth}"),
+        }
+    }
+}
+
 /// What an append did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Appended {
@@ -132,6 +144,19 @@ pub struct Appended {
     pub ids: Vec<Uuid>,
     /// Ids that were there already, or twice among those given; their events were skipped.
     pub duplicates: Vec<Uuid>,
+}
+
+impl Appended {
+    /// Sorts what was to be appended by what the database says was written. An id that was given
+    /// twice was written once, and so is in both lists.
+    pub fn of(events: &[Event], written: impl IntoIterator<Item = Uuid>) -> Self {
+        let mut written: HashSet<Uuid> = written.into_iter().collect();
+        let (ids, duplicates) = events
+            .iter()
+            .map(|event| event.id)
+            .partition(|id| written.remove(id));
+        Self { ids, duplicates }
+    }
 }
 
 /// What a relay asks for.

@@ -1,4 +1,18 @@
-//! The databases: one folder each, behind the feature of its name.
+//! The databases: one each, behind the feature of its name. [`MemoryStore`] is always there, for
+//! tests and examples, and is the model that the others are compared with.
 
+mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod sql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod tables;
+
+pub use memory::{MemoryConnection, MemoryStore, MemoryTransaction};
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;
+pub use tables::Tables;

@@ -1,8 +1,166 @@
-//! What the stores on sqlx share.
+//! What the stores on sqlx share: migrations, and what their errors mean.
 
-use crate::error::{Error, ErrorKind};
+use sqlx::AssertSqlSafe;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
-/// What a database error met while `doing` means.
+use super::Tables;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A migration: version, name, and SQL in which `{schema}` and `{table}` are filled in.
+pub(crate) type Step = (i64, &'static str, &'static str);
+
+impl Tables {
+    /// `sql` with `{schema}` and `{table}` filled in.
+    pub(crate) fn fill(&self, sql: &str) -> String {
+        sql.replace("{schema}", self.schema())
+            .replace("{table}", self.table())
+    }
+
+    /// What applies `steps`, keeping count in the table that is called `versions`.
+    pub(crate) fn migrator(&self, steps: &[Step], versions: &str) -> Migrator {
+        let migration = |(version, name, sql): &Step| {
+            let sql = sqlx::SqlSafeStr::into_sql_str(AssertSqlSafe(self.fill(sql)));
+            Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
+        };
+        let mut migrator = Migrator::with_migrations(steps.iter().map(migration).collect());
+        migrator.dangerous_set_table_name(versions.to_owned());
+        migrator
+    }
+
+    /// The SQL of `steps`, for people who apply it by themselves.
+    pub(crate) fn script(&self, steps: &[Step]) -> String {
+        let step =
+            |(version, name, sql): &Step| format!("-- {version:04} {name}\n{}", self.fill(sql));
+        steps.iter().map(step).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Refuses tables of another version than the last of `steps`.
+    pub(crate) fn check_version(&self, there: Option<i64>, steps: &[Step]) -> Result<()> {
+        let table = self.table();
+        let known = steps.last().map_or(0, |(version, ..)| *version);
+        let what = match there {
+            None => format!("table {table:?} is not there: run `bento-outbox migrate`"),
+            Some(there) if there < known => format!(
+                "table {table:?} is of version {there}, older than this program's {known}: \
+                 run `bento-outbox migrate`"
+            ),
+            Some(there) if there > known => format!(
+                "table {table:?} is of version {there}, newer than this program's {known}: \
+                 upgrade bento-outbox"
+            ),
+            Some(_) => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::Schema, what))
+    }
+}
+
+/// A database error met inside a unit of work, so that `?` works on the caller's own statements.
+impl From<sqlx::Error> for Error {
+    fn from(cause: sqlx::Error) -> Self {
+        error("running a statement", cause)
+    }
+}
+
+/// What a database error met while `doing` something means.
 pub(crate) fn error(doing: &str, error: sqlx::Error) -> Error {
-    Error::new(ErrorKind::Database, doing.to_string()).because(error)
+    use sqlx::Error as E;
+    let kind = match &error {
+        E::Database(answer) => {
+            let code = answer.code().unwrap_or_default();
+            answered(&code, answer.message())
+        }
+        E::Io(_)
+        | E::Tls(_)
+        | E::Protocol(_)
+        | E::PoolTimedOut
+        | E::PoolClosed
+        | E::WorkerCrashed => ErrorKind::Unavailable,
+        E::Configuration(_) => ErrorKind::InvalidSetting,
+        _ => ErrorKind::Database,
+    };
+    let what = match kind {
+        ErrorKind::Conflict => "gave way to another transaction; trying again may succeed",
+        ErrorKind::Schema => {
+            "the outbox tables are missing or of another version: run `bento-outbox migrate`"
+        }
+        _ => "failed",
+    };
+    Error::new(kind, format!("{doing} {what}")).because(error)
+}
+
+/// What an answer of PostgreSQL (SQLSTATE) or SQLite (extended result code) means.
+fn answered(code: &str, message: &str) -> ErrorKind {
+    match code {
+        // serialization_failure, deadlock_detected, lock_not_available; SQLITE_BUSY, _LOCKED
+        "40001" | "40P01" | "55P03" | "5" | "6" | "261" | "262" | "517" | "518" => {
+            ErrorKind::Conflict
+        }
+        // undefined_table, undefined_column, invalid_schema_name
+        "42P01" | "42703" | "3F000" => ErrorKind::Schema,
+        "1" if message.starts_with("no such ") => ErrorKind::Schema,
+        // read_only_sql_transaction; SQLITE_READONLY, _IOERR, _FULL, _CANTOPEN and their extensions
+        "25006" | "8" | "10" | "13" | "14" => ErrorKind::Unavailable,
+        _ if code.len() == 5 && ["08", "53", "57", "58"].contains(&&code[..2]) => {
+            ErrorKind::Unavailable
+        }
+        _ if code.len() < 5
+            && code
+                .parse::<u32>()
+                .is_ok_and(|code| [8, 10, 13, 14].contains(&(code & 0xff))) =>
+        {
+            ErrorKind::Unavailable
+        }
+        _ => ErrorKind::Database,
+    }
+}
+
+/// What an error of the migrations means.
+pub(crate) fn migrate_error(error: MigrateError) -> Error {
+    match error {
+        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => {
+            self::error("applying a migration", cause)
+        }
+        MigrateError::VersionMissing(version) => Error::new(
+            ErrorKind::Schema,
+            format!(
+                "the outbox tables are of version {version}, which is newer than this program: upgrade it"
+            ),
+        ),
+        MigrateError::VersionMismatch(version) => Error::new(
+            ErrorKind::Schema,
+            format!(
+                "migration {version} was applied with another text than this program's: restore that version"
+            ),
+        ),
+        other => {
+            Error::new(ErrorKind::Schema, "the outbox tables cannot be upgraded").because(other)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_tell_what_to_do() {
+        for (code, kind) in [
+            ("40001", ErrorKind::Conflict),
+            ("517", ErrorKind::Conflict),
+            ("42P01", ErrorKind::Schema),
+            ("53100", ErrorKind::Unavailable),
+            ("57P01", ErrorKind::Unavailable),
+            ("1032", ErrorKind::Unavailable),
+            ("13", ErrorKind::Unavailable),
+            ("22P02", ErrorKind::Database),
+            ("275", ErrorKind::Database),
+        ] {
+            assert_eq!(answered(code, ""), kind, "{code}");
+        }
+        assert_eq!(answered("1", "no such table: outbox"), ErrorKind::Schema);
+        assert_eq!(
+            answered("1", "near \"x\": syntax error"),
+            ErrorKind::Database
+        );
+    }
 }

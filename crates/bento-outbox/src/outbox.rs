@@ -1,0 +1,183 @@
+//! The application's door.
+
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::pending::{self, Scope};
+use crate::store::{Appended, Isolation, TransactionalStore};
+use crate::tenant::Tenant;
+use crate::unit_of_work::UnitOfWork;
+
+/// Opens units of work on a store. Cheap to clone; clones are the same outbox.
+#[derive(Clone)]
+pub struct Outbox<S> {
+    store: S,
+    id: Uuid,
+    tenant: Option<Tenant>,
+    /// Why the tenant that was asked for is none; said at the first use.
+    no_tenant: Option<String>,
+    isolation: Option<Isolation>,
+}
+
+impl<S: TransactionalStore> Outbox<S> {
+    /// The outbox in `store`, for the tenant `default`.
+    pub fn new(store: S) -> Self {
+        Self {
+            store,
+            id: Uuid::now_v7(),
+            tenant: None,
+            no_tenant: None,
+            isolation: None,
+        }
+    }
+
+    /// The same outbox for one tenant: its units of work refuse events of any other.
+    ///
+    /// A name outside the [grammar](Tenant) is an error at the first use.
+    #[must_use]
+    pub fn tenant(&self, name: impl AsRef<str>) -> Self {
+        let parsed = name.as_ref().parse::<Tenant>();
+        let no_tenant = parsed.as_ref().err().map(ToString::to_string);
+        Self {
+            tenant: parsed.ok(),
+            no_tenant,
+            ..self.clone()
+        }
+    }
+
+    /// The same outbox with another isolation level. Defaults to read committed on PostgreSQL and
+    /// MySQL; SQLite is always serializable.
+    #[must_use]
+    pub fn isolation(&self, isolation: Isolation) -> Self {
+        Self {
+            isolation: Some(isolation),
+            ..self.clone()
+        }
+    }
+
+    /// The store behind it.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Runs `work` in a unit of work and commits it; if `work` fails, everything is rolled back.
+    ///
+    /// Events raised by code that `work` calls belong to the unit of work, without being passed:
+    ///
+    /// ```
+    /// # use bento_outbox::{AggregateRoot, DomainEvent, Error, Outbox, Result, stores::MemoryStore};
+    /// # #[derive(serde::Serialize)] struct OrderPlaced;
+    /// # impl DomainEvent for OrderPlaced { const TYPE: &'static str = "order.placed"; }
+    /// # struct Order { id: u64 }
+    /// # impl AggregateRoot for Order {
+    /// #     const KIND: &'static str = "order";
+    /// #     fn aggregate_id(&self) -> String { self.id.to_string() }
+    /// # }
+    /// # impl Order { fn place(&mut self) -> Result<()> { self.raise(OrderPlaced) } }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+    /// # let outbox = Outbox::new(MemoryStore::default());
+    /// # let mut order = Order { id: 7 };
+    /// outbox.tenant("acme").run(async |uow| {
+    ///     // sqlx::query("insert into orders …").execute(uow.tx()).await?;
+    ///     order.place()?;
+    ///     Ok::<_, Error>(())
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// What `work` answers, and the errors of [`begin`](Self::begin) and
+    /// [`commit`](UnitOfWork::commit). A unit of work of this outbox that is already open in this
+    /// task is an error: [`UnitOfWork::nested`] is the way to a savepoint.
+    ///
+    /// # Cancel safety
+    /// Dropped before the commit began, everything is rolled back; later it may be committed.
+    pub async fn run<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&mut UnitOfWork<S>) -> Result<T, E>,
+        E: From<Error>,
+    {
+        let mut uow = self.begin().await?;
+        let scope = uow.scope().clone();
+        match scope.enter(work(&mut uow)).await {
+            Ok(value) => {
+                uow.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                if let Err(also) = uow.rollback().await {
+                    tracing::debug!(error = also.report(), "the rollback could not be sent");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Begins a unit of work, to be ended by [`commit`](UnitOfWork::commit) or
+    /// [`rollback`](UnitOfWork::rollback).
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) without a database,
+    /// [`InvalidEvent`](ErrorKind::InvalidEvent) for a tenant outside its grammar.
+    ///
+    /// # Cancel safety
+    /// Dropped at any await, no connection stays inside a transaction.
+    pub async fn begin(&self) -> Result<UnitOfWork<S>> {
+        if pending::current().is_some_and(|scope| scope.outbox() == self.id) {
+            return Err(Error::new(
+                ErrorKind::NoUnitOfWork,
+                "a unit of work of this outbox is already open in this task: use UnitOfWork::nested for a \
+                 savepoint in it, or tokio::spawn for one of its own",
+            ));
+        }
+        let scope = Scope::new(self.id, self.the_tenant()?.cloned().unwrap_or_default());
+        UnitOfWork::begin(self.store.clone(), scope, self.isolation).await
+    }
+
+    /// Writes events in the caller's own transaction, in one statement. Never commits it.
+    ///
+    /// Events without a tenant become this outbox's; for an outbox of one
+    /// [tenant](Self::tenant), one of another is refused. Call
+    /// [`Store::give_hint`](crate::Store::give_hint) after the commit to have the events published
+    /// without waiting for the next poll.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`](ErrorKind::InvalidEvent) or [`WrongTenant`](ErrorKind::WrongTenant), before
+    /// anything is written; otherwise what the database answers.
+    pub async fn append(
+        &self,
+        connection: &mut S::Connection,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Result<Appended> {
+        let own = self.the_tenant()?;
+        let events: Vec<Event> = events.into_iter().collect();
+        for event in &events {
+            event.check()?;
+            if let (Some(own), Some(other)) = (own, &event.tenant)
+                && own != other
+            {
+                return Err(Error::new(
+                    ErrorKind::WrongTenant,
+                    format!(
+                        "event {} is of tenant {other}, this outbox of tenant {own}",
+                        event.id
+                    ),
+                ));
+            }
+        }
+        if events.is_empty() {
+            return Ok(Appended::default());
+        }
+        self.store
+            .append(connection, &own.cloned().unwrap_or_default(), &events)
+            .await
+    }
+
+    fn the_tenant(&self) -> Result<Option<&Tenant>> {
+        match &self.no_tenant {
+            Some(why) => Err(Error::new(ErrorKind::InvalidEvent, why)),
+            None => Ok(self.tenant.as_ref()),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+-- One row is one event. Any language may insert: only "type" and one of "payload" and "data" must
+-- be given. Columns up to "available_at" are the writer's, the others the relay's.
+create table "{schema}"."{table}" (
+    id uuid primary key default gen_random_uuid(),
+    seq bigint generated always as identity,
+    tenant_id text not null default 'default' check (tenant_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    aggregate_type text check (length(aggregate_type) between 1 and 128),
+    aggregate_id text check (length(aggregate_id) between 1 and 255),
+    type text not null check (type ~ '^[A-Za-z0-9._:/-]{1,255}$'),
+    schema_id text check (length(schema_id) between 1 and 255),
+    schema_ver integer not null default 1 check (schema_ver >= 0),
+    payload json,
+    data bytea,
+    content_type text not null default 'application/json' check (content_type ~ '^[ -~]{1,128}$'),
+    key_id text check (length(key_id) between 1 and 128),
+    headers json not null default '{}' check (json_typeof(headers) = 'object'),
+    occurred_at timestamptz not null default now()
+        check (occurred_at >= '0001-01-01 00:00:00+00' and occurred_at < '10000-01-01 00:00:00+00'),
+    created_at timestamptz not null default now()
+        check (created_at >= '0001-01-01 00:00:00+00' and created_at < '10000-01-01 00:00:00+00'),
+    available_at timestamptz not null default now()
+        check (available_at >= '0001-01-01 00:00:00+00' and available_at < '10000-01-01 00:00:00+00'),
+    status text not null default 'NEW' check (status in ('NEW', 'SENT', 'ERR')),
+    retry_cnt integer not null default 0 check (retry_cnt >= 0),
+    retry_at timestamptz,
+    error_message text check (length(error_message) <= 2000),
+    sent_at timestamptz,
+    -- Events of one key are delivered in order. An event without an aggregate is a key by itself.
+    -- Two keys with one hash would only wait for each other.
+    ordering_key bigint not null generated always as (hashtextextended(
+        case when aggregate_id is null then id::text
+             else tenant_id || chr(31) || coalesce(aggregate_type, '') || chr(31) || aggregate_id end, 0)) stored,
+    constraint "{table}_payload_or_data" check ((payload is null) <> (data is null))
+);
+
+-- What is to be sent, in order; what of a key is not sent; what has failed for good.
+create index "{table}_new" on "{schema}"."{table}" (seq) where status = 'NEW';
+create index "{table}_unsent" on "{schema}"."{table}" (ordering_key, seq) where status <> 'SENT';
+create index "{table}_dead" on "{schema}"."{table}" (seq) where status = 'ERR';
+
+-- The state of delivery. The empty common table expression keeps it read-only.
+create view "{schema}"."{table}_events" as
+    with read_only as (select)
+    select id, seq, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, data,
+           content_type, key_id, headers, occurred_at, created_at, available_at,
+           status, retry_cnt, retry_at, error_message, sent_at
+    from "{schema}"."{table}";

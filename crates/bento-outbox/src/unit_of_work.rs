@@ -1,0 +1,267 @@
+//! One transaction: the caller's rows and the events that were raised, together or not at all.
+
+use std::future::Future;
+
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::pending::Scope;
+use crate::store::{Appended, Isolation, Savepoint, TransactionalStore};
+
+/// An open transaction that collects the events raised in it and writes them when it commits.
+///
+/// [`Outbox::run`](crate::Outbox::run) opens one around a closure; [`Outbox::begin`](crate::Outbox::begin)
+/// is the explicit form:
+///
+/// ```
+/// # use bento_outbox::{AggregateRoot, DomainEvent, Outbox, Result, stores::MemoryStore};
+/// # #[derive(serde::Serialize)] struct OrderPlaced;
+/// # impl DomainEvent for OrderPlaced { const TYPE: &'static str = "order.placed"; }
+/// # struct Order { id: u64 }
+/// # impl AggregateRoot for Order {
+/// #     const KIND: &'static str = "order";
+/// #     fn aggregate_id(&self) -> String { self.id.to_string() }
+/// # }
+/// # impl Order { fn place(&mut self) -> Result<()> { self.raise(OrderPlaced) } }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+/// # let outbox = Outbox::new(MemoryStore::default());
+/// # let mut order = Order { id: 7 };
+/// let mut uow = outbox.begin().await?;
+/// // sqlx::query("insert into orders …").execute(uow.tx()).await?;
+/// uow.track(|| order.place())?;
+/// uow.commit().await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Cancel safety
+/// Begin, commit and rollback run in tasks of their own, so dropping a future of this type at any
+/// await leaves no connection inside a transaction. Dropping the unit of work rolls it back.
+/// Dropping [`commit`](Self::commit) does not: it may well be committed.
+#[must_use = "a unit of work that is dropped is rolled back"]
+pub struct UnitOfWork<S: TransactionalStore> {
+    store: S,
+    /// None only while a commit or rollback takes it.
+    transaction: Option<S::Transaction>,
+    scope: Scope,
+    depth: u32,
+    /// Why it can only be rolled back.
+    broken: Option<&'static str>,
+}
+
+impl<S: TransactionalStore> UnitOfWork<S> {
+    pub(crate) async fn begin(
+        store: S,
+        scope: Scope,
+        isolation: Option<Isolation>,
+    ) -> Result<Self> {
+        let opened = {
+            let store = store.clone();
+            undroppable(async move { store.begin(isolation).await })
+        };
+        let transaction = opened
+            .await
+            .map_err(|panic| ended_abruptly("begin", panic))??;
+        Ok(Self {
+            store,
+            transaction: Some(transaction),
+            scope,
+            depth: 0,
+            broken: None,
+        })
+    }
+
+    /// The connection that the transaction runs on, for the caller's own statements.
+    pub fn tx(&mut self) -> &mut S::Connection {
+        // Present from `begin` until `commit` or `rollback`, which consume the unit of work.
+        let transaction = self
+            .transaction
+            .as_mut()
+            .expect("an open unit of work has a transaction");
+        S::connection(transaction)
+    }
+
+    /// Runs domain code; the events that it raises belong to this unit of work.
+    pub fn track<T>(&mut self, domain_code: impl FnOnce() -> T) -> T {
+        self.scope.track(domain_code)
+    }
+
+    /// Raises an event with its envelope.
+    ///
+    /// # Errors
+    /// As for [`raise`](crate::raise).
+    pub fn raise(&mut self, event: Event) -> Result<()> {
+        self.scope.raise(event)
+    }
+
+    /// Spawns a task that may raise events in this unit of work until it ends; an event raised
+    /// later is an error in that task.
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        tokio::spawn(self.scope.enter(future))
+    }
+
+    /// Runs a nested unit of work: a savepoint. If `work` fails, what it did in the database and
+    /// the events that it raised are undone, and this unit of work goes on without them.
+    ///
+    /// # Errors
+    /// What `work` answers, or a database error.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it ends, it is not known what of it was done, so the whole
+    /// unit of work can only be rolled back; [`commit`](Self::commit) then says so.
+    pub async fn nested<T, E, F>(&mut self, work: F) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&mut Self) -> Result<T, E>,
+        E: From<Error>,
+    {
+        let level = self.scope.nest();
+        let outer = std::mem::replace(&mut self.scope, level.scope.clone());
+        self.depth += 1;
+        let nested = Nesting {
+            uow: self,
+            outer,
+            ended: false,
+        };
+        nested.uow.savepoint(Savepoint::Set).await?;
+        let scope = level.scope.clone();
+        match scope.enter(work(nested.uow)).await {
+            Ok(value) => {
+                nested.uow.savepoint(Savepoint::Release).await?;
+                level.keep();
+                nested.end();
+                Ok(value)
+            }
+            Err(error) => {
+                nested.uow.savepoint(Savepoint::RollBack).await?;
+                nested.end();
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the events and commits; the caller's rows and the events become visible together.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CommitUnknown`] when the answer of the database was lost. Every other kind
+    /// means that nothing was committed; [`ErrorKind::Conflict`] that trying again may succeed.
+    ///
+    /// # Cancel safety
+    /// The commit goes on when this future is dropped: it may well be committed.
+    pub async fn commit(mut self) -> Result<Appended> {
+        let (store, scope, broken) = (self.store.clone(), self.scope.clone(), self.broken);
+        let transaction = self.transaction.take();
+        let committed = undroppable(async move {
+            let mut transaction = transaction.expect("an open unit of work has a transaction");
+            let events = scope.end();
+            if let Some(why) = broken {
+                store.rollback(transaction).await?;
+                return Err(Error::new(ErrorKind::RolledBack, why));
+            }
+            let appended = if events.is_empty() {
+                Appended::default()
+            } else {
+                match store
+                    .append(S::connection(&mut transaction), scope.tenant(), &events)
+                    .await
+                {
+                    Ok(appended) => appended,
+                    Err(refused) => {
+                        // The first error explains; a rollback that fails as well ends the connection.
+                        let _ = store.rollback(transaction).await;
+                        return Err(refused);
+                    }
+                }
+            };
+            store.commit(transaction, &appended).await?;
+            if !appended.ids.is_empty() {
+                store.give_hint();
+            }
+            Ok(appended)
+        });
+        committed
+            .await
+            .unwrap_or_else(|panic| Err(ended_abruptly("commit", panic)))
+    }
+
+    /// Undoes everything; no event of this unit of work is ever seen.
+    ///
+    /// # Errors
+    /// When the database cannot be told; it rolls back by itself when the connection is gone.
+    ///
+    /// # Cancel safety
+    /// The rollback goes on when this future is dropped.
+    pub async fn rollback(mut self) -> Result<()> {
+        let (store, transaction) = (self.store.clone(), self.transaction.take());
+        self.scope.end();
+        let undone = undroppable(async move {
+            store
+                .rollback(transaction.expect("an open unit of work has a transaction"))
+                .await
+        });
+        undone
+            .await
+            .unwrap_or_else(|panic| Err(ended_abruptly("rollback", panic)))
+    }
+
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    async fn savepoint(&mut self, verb: Savepoint) -> Result<()> {
+        let (store, depth) = (self.store.clone(), self.depth);
+        store.savepoint(self.tx(), depth, verb).await
+    }
+}
+
+/// Takes no more events and lets the transaction roll itself back.
+impl<S: TransactionalStore> Drop for UnitOfWork<S> {
+    fn drop(&mut self) {
+        if self.transaction.is_some() {
+            let dropped = self.scope.end().len();
+            tracing::debug!(
+                events = dropped,
+                "unit of work dropped before its end: rolled back"
+            );
+        }
+    }
+}
+
+/// A nested unit of work under way. Dropped before its end, it leaves a savepoint about which
+/// nothing is known, and so a unit of work that can only be rolled back.
+struct Nesting<'a, S: TransactionalStore> {
+    uow: &'a mut UnitOfWork<S>,
+    outer: Scope,
+    ended: bool,
+}
+
+impl<S: TransactionalStore> Nesting<'_, S> {
+    fn end(mut self) {
+        self.ended = true;
+    }
+}
+
+impl<S: TransactionalStore> Drop for Nesting<'_, S> {
+    fn drop(&mut self) {
+        self.uow.scope = self.outer.clone();
+        self.uow.depth -= 1;
+        if !self.ended {
+            self.uow.broken = Some("a nested unit of work did not end: everything is rolled back");
+        }
+    }
+}
+
+/// Runs a future to its end even when its caller loses interest.
+fn undroppable<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(future)
+}
+
+/// The task that ran a step panicked, or the runtime was shut down under it.
+fn ended_abruptly(step: &str, cause: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::CommitUnknown, format!("{step} ended abruptly")).because(cause)
+}
