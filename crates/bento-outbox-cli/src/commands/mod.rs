@@ -1,0 +1,9 @@
+//! The commands: one each.
+
+pub(crate) mod append;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod migrate;
+pub(crate) mod run;
+pub(crate) mod status;
