@@ -2,9 +2,11 @@
 
 mod commands;
 mod connect;
+mod event_line;
 mod failure;
 mod logging;
 mod settings;
+mod stop;
 mod terminal;
 
 use std::path::PathBuf;

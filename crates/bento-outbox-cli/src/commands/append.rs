@@ -29,7 +29,10 @@ use crate::terminal;
 pub(crate) struct Append {}
 
 /// Events in one statement.
-const CHUNK: usize = 1_000;
+const CHUNK_EVENTS_MAX: usize = 1_000;
+
+/// What is read for one statement; a longer line than that goes alone.
+const CHUNK_BYTES_MAX: usize = 8 << 20;
 
 /// The longest line: a payload of 16 MiB in base64, and room for the rest.
 const LINE_BYTES_MAX: usize = 32 << 20;
@@ -60,15 +63,15 @@ async fn write_all<S: TransactionalStore, R: BufRead>(store: S, mut lines: Lines
     let progress = terminal::spinner("events read");
     let mut transaction = store.begin(None).await?;
     loop {
-        let chunk = lines.next_chunk()?;
-        let (Some(&(first, _)), Some(&(last, _))) = (chunk.first(), chunk.last()) else {
+        let Chunk { events, lines: numbers } = lines.next_chunk()?;
+        let (Some(&(first, _)), Some(&(last, _))) = (numbers.first(), numbers.last()) else {
             break;
         };
         let appended = outbox
-            .append(S::connection(&mut transaction), chunk.iter().map(|(_, event)| event.clone()))
+            .append(S::connection(&mut transaction), events)
             .await
-            .map_err(|error| Failure::from(error).about(format!("lines {first} to {last}, nothing is written")))?;
-        written.add(&chunk, appended);
+            .map_err(|error| Failure::from(error).about(format!("nothing is written: lines {first} to {last}")))?;
+        written.add(&numbers, appended);
         progress.set_position(written.events());
     }
     progress.finish_and_clear();
@@ -93,13 +96,13 @@ struct Written {
 }
 
 impl Written {
-    fn add(&mut self, chunk: &[(u64, Event)], appended: Appended) {
+    fn add(&mut self, lines: &[(u64, Uuid)], appended: Appended) {
         // Of two events with one id the first was written, unless the id was there before.
         let mut fresh: HashSet<Uuid> = appended.ids.iter().copied().collect();
-        for (line, event) in chunk.iter().filter(|(_, event)| !fresh.remove(&event.id)) {
+        for duplicate in lines.iter().filter(|(_, id)| !fresh.remove(id)) {
             self.duplicate_count += 1;
             if self.duplicates.len() < DUPLICATES_NAMED_MAX {
-                self.duplicates.push((*line, event.id));
+                self.duplicates.push(*duplicate);
             }
         }
         self.ids.extend(appended.ids);
@@ -130,6 +133,14 @@ fn counted(events: u64) -> String {
     if events == 1 { "1 event".into() } else { format!("{events} events") }
 }
 
+/// What goes into one statement.
+#[derive(Default)]
+struct Chunk {
+    events: Vec<Event>,
+    /// The number of each event's line, with the event's id.
+    lines: Vec<(u64, Uuid)>,
+}
+
 /// The events on standard input, each with the number of its line.
 struct Lines<R> {
     input: R,
@@ -143,14 +154,17 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next events, as many as go into one statement; none at the end.
-    fn next_chunk(&mut self) -> Result<Vec<(u64, Event)>> {
-        let mut chunk = Vec::new();
-        while chunk.len() < CHUNK && self.next_line()? {
+    fn next_chunk(&mut self) -> Result<Chunk> {
+        let (mut chunk, mut bytes) = (Chunk::default(), 0);
+        while chunk.events.len() < CHUNK_EVENTS_MAX && bytes < CHUNK_BYTES_MAX && self.next_line()? {
+            bytes += self.line.len();
             let line = self.line.strip_prefix(b"\xef\xbb\xbf").filter(|_| self.number == 1).unwrap_or(&self.line);
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            chunk.push((self.number, event_line::parse(line).map_err(|complaint| self.refuse(&complaint))?));
+            let event = event_line::parse(line).map_err(|complaint| self.refuse(&complaint))?;
+            chunk.lines.push((self.number, event.id));
+            chunk.events.push(event);
         }
         Ok(chunk)
     }
@@ -185,7 +199,7 @@ mod tests {
         let mut lines = Lines::new(input.as_bytes());
         let mut chunks = Vec::new();
         loop {
-            let chunk: Vec<u64> = lines.next_chunk()?.iter().map(|(line, _)| *line).collect();
+            let chunk: Vec<u64> = lines.next_chunk()?.lines.iter().map(|(line, _)| *line).collect();
             if chunk.is_empty() {
                 return Ok(chunks);
             }
@@ -199,8 +213,8 @@ mod tests {
         let input = format!("\u{feff}{event}\r\n\n   \n{event}");
         assert_eq!(chunks(&input).unwrap(), [[1, 4]]);
         assert!(chunks("").unwrap().is_empty());
-        let many = format!("{event}\n").repeat(CHUNK + 1);
-        assert_eq!(chunks(&many).unwrap()[1], [CHUNK as u64 + 1]);
+        let many = format!("{event}\n").repeat(CHUNK_EVENTS_MAX + 1);
+        assert_eq!(chunks(&many).unwrap()[1], [CHUNK_EVENTS_MAX as u64 + 1]);
     }
 
     #[test]
@@ -213,12 +227,12 @@ mod tests {
 
     #[test]
     fn of_two_events_with_one_id_the_second_is_the_duplicate() {
-        let event = Event::new("a", bento_outbox::Payload::json("1").unwrap());
-        let chunk = [(3, event.clone()), (5, event.clone())];
+        let id = Uuid::now_v7();
+        let lines = [(3, id), (5, id)];
         let mut written = Written::default();
-        written.add(&chunk, Appended { ids: vec![event.id], duplicates: vec![event.id] });
-        assert_eq!(written.duplicates, [(5, event.id)]);
-        written.add(&chunk, Appended { ids: vec![], duplicates: vec![event.id, event.id] });
+        written.add(&lines, Appended { ids: vec![id], duplicates: vec![id] });
+        assert_eq!(written.duplicates, [(5, id)]);
+        written.add(&lines, Appended { ids: vec![], duplicates: vec![id, id] });
         assert_eq!((written.duplicate_count, written.events()), (3, 4));
     }
 }

@@ -24,7 +24,7 @@ impl Migrate {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         settings.refuse_unsupported()?;
         if self.print {
-            let sql = connect::migrations(&settings).await?;
+            let sql = connect::database_created(&settings).await?.store().migrations();
             terminal::print(|out| writeln!(out, "{}", sql.trim_end()))?;
             return Ok(ExitCode::SUCCESS);
         }

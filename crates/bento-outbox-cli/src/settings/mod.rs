@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bento_outbox::stores::Tables;
-use bento_outbox::{ProjectorSettings, RetrySettings};
+use bento_outbox::{CloudEvents, ProjectorSettings, RetrySettings, Topic};
 
 use crate::failure::{Failure, Result};
 
@@ -32,9 +32,9 @@ pub(crate) struct Settings {
     /// The bus.
     pub(crate) bus_url: String,
     /// The template of an event's topic.
-    pub(crate) topic: String,
-    /// The CloudEvents `source`.
-    pub(crate) source: String,
+    pub(crate) topic: Topic,
+    /// How records become CloudEvents.
+    pub(crate) cloud_events: CloudEvents,
     /// How the projector works.
     pub(crate) projector: ProjectorSettings,
     /// What is logged.
@@ -64,8 +64,8 @@ impl Settings {
             database_url: in_force.text("database_url").into(),
             tables: Tables::new(in_force.text("schema"), in_force.text("table"))?,
             bus_url: in_force.text("bus_url").into(),
-            topic: in_force.text("topic").into(),
-            source: in_force.text("source").into(),
+            topic: in_force.read("topic", |text| text.parse().ok())?,
+            cloud_events: CloudEvents { source: in_force.text("source").into(), ..CloudEvents::default() },
             projector: ProjectorSettings {
                 batch_size: in_force.read("batch_size", value::whole)?,
                 tenants: in_force.read("tenants", value::tenants)?,
