@@ -1,1 +1,9 @@
+//! One test binary: every further one is another link of everything.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod cancel;
+mod cancellation;
+mod faults;
+mod servers;
+mod store;

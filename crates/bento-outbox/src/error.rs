@@ -111,14 +111,6 @@ impl StdError for Error {
     }
 }
 
-/// A database error met inside a unit of work, so that `?` works on the caller's own statements.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        crate::stores::sql::error("running a statement", error)
-    }
-}
-
 /// The longest error text that is kept beside a record, in characters.
 pub const ERROR_MESSAGE_CHARS_MAX: usize = 2_000;
 

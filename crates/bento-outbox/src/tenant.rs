@@ -30,15 +30,6 @@ impl Tenant {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// A name that a database kept, and so had checked when it was written.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "sqlite")),
-        expect(dead_code, reason = "for databases")
-    )]
-    pub(crate) fn stored(name: String) -> Self {
-        Self(name)
-    }
 }
 
 impl Default for Tenant {

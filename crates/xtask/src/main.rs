@@ -1,2 +1,74 @@
-//! x
-fn main() {}
+//! The developer's commands: `cargo x check | test | docs | tidy | ci`.
+//!
+//! The standard library alone, so that they work on a machine with nothing but Rust.
+
+mod check;
+mod ci;
+mod docs;
+mod provision;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::env;
+use std::process::ExitCode;
+
+use workspace::Workspace;
+
+const USAGE: &str = "\
+The developer's commands of bento-outbox.
+
+Usage: cargo x COMMAND
+
+  check            format, tidy, clippy, each feature alone, docs, licences
+  test [NAME…]     installs what the tests need, then runs them all, or those whose name has NAME in it
+  docs             the API pages and the book
+  tidy [--bless]   the rules of the house only; --bless records new migrations
+  ci               check, test and docs: what .ci/run runs
+  help             this page
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("", &[][..]),
+    };
+    let takes_no_arguments = matches!(command, "check" | "docs" | "ci");
+    if takes_no_arguments && !rest.is_empty() {
+        return wrong_use(&format!("`cargo x {command}` takes no arguments"));
+    }
+
+    let outcome = match command {
+        "check" => Workspace::open().and_then(|mut workspace| check::run(&mut workspace)),
+        "test" => Workspace::open().and_then(|mut workspace| test::run(&mut workspace, rest)),
+        "docs" => Workspace::open().and_then(|mut workspace| docs::run(&mut workspace)),
+        "ci" => Workspace::open().and_then(|mut workspace| ci::run(&mut workspace)),
+        "tidy" => match rest.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            [] => Workspace::open().and_then(|workspace| tidy::run(workspace.root())),
+            ["--bless"] => Workspace::open().and_then(|workspace| tidy::bless(workspace.root())),
+            _ => return wrong_use("`cargo x tidy` takes nothing but --bless"),
+        },
+        "help" | "--help" | "-h" => {
+            #[expect(clippy::print_stdout, reason = "asked for, so it may be piped")]
+            {
+                print!("{USAGE}");
+            }
+            return ExitCode::SUCCESS;
+        }
+        "" => return wrong_use("which command?"),
+        unknown => return wrong_use(&format!("there is no command `{unknown}`")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn wrong_use(what: &str) -> ExitCode {
+    eprint!("error: {what}\n\n{USAGE}");
+    ExitCode::from(2)
+}

@@ -1,8 +1,65 @@
-//! What the stores on sqlx share: what their errors mean.
+//! What the stores on sqlx share: migrations, and what their errors mean.
 
-use sqlx::migrate::MigrateError;
+use sqlx::AssertSqlSafe;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
-use crate::error::{Error, ErrorKind};
+use super::Tables;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A migration: version, name, and SQL in which `{schema}` and `{table}` are filled in.
+pub(crate) type Step = (i64, &'static str, &'static str);
+
+impl Tables {
+    /// `sql` with `{schema}` and `{table}` filled in.
+    pub(crate) fn fill(&self, sql: &str) -> String {
+        sql.replace("{schema}", self.schema())
+            .replace("{table}", self.table())
+    }
+
+    /// What applies `steps`, keeping count in the table that is called `versions`.
+    pub(crate) fn migrator(&self, steps: &[Step], versions: &str) -> Migrator {
+        let migration = |(version, name, sql): &Step| {
+            let sql = sqlx::SqlSafeStr::into_sql_str(AssertSqlSafe(self.fill(sql)));
+            Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
+        };
+        let mut migrator = Migrator::with_migrations(steps.iter().map(migration).collect());
+        migrator.dangerous_set_table_name(versions.to_owned());
+        migrator
+    }
+
+    /// The SQL of `steps`, for people who apply it by themselves.
+    pub(crate) fn script(&self, steps: &[Step]) -> String {
+        let step =
+            |(version, name, sql): &Step| format!("-- {version:04} {name}\n{}", self.fill(sql));
+        steps.iter().map(step).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Refuses tables of another version than the last of `steps`.
+    pub(crate) fn check_version(&self, there: Option<i64>, steps: &[Step]) -> Result<()> {
+        let table = self.table();
+        let known = steps.last().map_or(0, |(version, ..)| *version);
+        let what = match there {
+            None => format!("table {table:?} is not there: run `bento-outbox migrate`"),
+            Some(there) if there < known => format!(
+                "table {table:?} is of version {there}, older than this program's {known}: \
+                 run `bento-outbox migrate`"
+            ),
+            Some(there) if there > known => format!(
+                "table {table:?} is of version {there}, newer than this program's {known}: \
+                 upgrade bento-outbox"
+            ),
+            Some(_) => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::Schema, what))
+    }
+}
+
+/// A database error met inside a unit of work, so that `?` works on the caller's own statements.
+impl From<sqlx::Error> for Error {
+    fn from(cause: sqlx::Error) -> Self {
+        error("running a statement", cause)
+    }
+}
 
 /// What a database error met while `doing` something means.
 pub(crate) fn error(doing: &str, error: sqlx::Error) -> Error {

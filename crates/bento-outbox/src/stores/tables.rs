@@ -47,16 +47,6 @@ impl Tables {
     pub fn table(&self) -> &str {
         &self.table
     }
-
-    /// `sql` with `{schema}` and `{table}` filled in.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "sqlite")),
-        expect(dead_code, reason = "for databases")
-    )]
-    pub(crate) fn fill(&self, sql: &str) -> String {
-        sql.replace("{schema}", &self.schema)
-            .replace("{table}", &self.table)
-    }
 }
 
 impl Default for Tables {
@@ -65,28 +55,6 @@ impl Default for Tables {
             schema: "public".into(),
             table: "outbox".into(),
         }
-    }
-}
-
-/// Refuses tables of another version than this library's.
-#[cfg_attr(
-    not(any(feature = "postgres", feature = "sqlite")),
-    expect(dead_code, reason = "for databases")
-)]
-pub(crate) fn check_version(there: Option<i64>, known: i64, tables: &Tables) -> Result<()> {
-    let table = tables.table();
-    let refuse = |what: String| Err(Error::new(ErrorKind::Schema, what));
-    match there {
-        None => refuse(format!(
-            "table {table:?} is not there: run `bento-outbox migrate`"
-        )),
-        Some(there) if there < known => refuse(format!(
-            "table {table:?} is of version {there}, older than this program's {known}: run `bento-outbox migrate`"
-        )),
-        Some(there) if there > known => refuse(format!(
-            "table {table:?} is of version {there}, newer than this program's {known}: upgrade bento-outbox"
-        )),
-        Some(_) => Ok(()),
     }
 }
 

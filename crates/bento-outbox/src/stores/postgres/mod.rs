@@ -8,14 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, Postgres, Row, Transaction};
 use tokio::sync::{Notify, OnceCell};
 use uuid::Uuid;
 
 use super::Tables;
-use super::sql::{error, migrate_error};
+use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Aggregate, Event, Payload};
 use crate::record::{Delivery, OutboxRecord};
@@ -35,8 +35,7 @@ pub struct PostgresStore {
 }
 
 /// The migrations, in order; `{schema}` and `{table}` are filled in.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
+const MIGRATIONS: [Step; 1] = [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
 
 /// The columns that make a record, as [`record`] reads them.
 const COLUMNS: &str = "id, seq, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, \
@@ -88,19 +87,19 @@ impl PostgresStore {
     }
 
     fn migrator(&self) -> Migrator {
-        let migration = |(version, name, sql): &(i64, &'static str, &str)| {
-            let sql = sqlx::SqlSafeStr::into_sql_str(AssertSqlSafe(self.tables.fill(sql)));
-            Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
-        };
-        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect());
+        let mut migrator = self.tables.migrator(&MIGRATIONS, &self.versions());
         migrator.create_schema(self.tables.fill("\"{schema}\""));
-        migrator.dangerous_set_table_name(self.tables.fill("\"{schema}\".\"{table}_migrations\""));
         migrator
+    }
+
+    /// The table that keeps count of the migrations.
+    fn versions(&self) -> String {
+        self.tables.fill("\"{schema}\".\"{table}_migrations\"")
     }
 
     /// The newest migration that was applied; none without tables.
     async fn version(&self) -> Result<Option<i64>> {
-        let name = self.tables.fill("\"{schema}\".\"{table}_migrations\"");
+        let name = self.versions();
         let there: bool = sqlx::query_scalar("select to_regclass($1) is not null")
             .bind(&name)
             .fetch_one(&self.pool)
@@ -134,21 +133,12 @@ impl Store for PostgresStore {
     }
 
     fn migrations(&self) -> String {
-        MIGRATIONS
-            .iter()
-            .map(|(version, name, sql)| {
-                format!("-- {version:04} {name}\n{}", self.tables.fill(sql))
-            })
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.tables.script(&MIGRATIONS)
     }
 
     async fn check(&self) -> Result<()> {
-        super::tables::check_version(
-            self.version().await?,
-            MIGRATIONS[MIGRATIONS.len() - 1].0,
-            &self.tables,
-        )
+        self.tables
+            .check_version(self.version().await?, &MIGRATIONS)
     }
 
     /// The `limit 1` keeps the planner from joining: the sub-select looks up the first waiting
@@ -578,7 +568,7 @@ fn record(row: &PgRow) -> Result<OutboxRecord> {
     Ok(OutboxRecord {
         seq: get(row, "seq")?,
         id: get(row, "id")?,
-        tenant: Tenant::stored(get(row, "tenant_id")?),
+        tenant: get::<&str>(row, "tenant_id")?.parse()?,
         aggregate: get::<Option<String>>(row, "aggregate_id")?.map(|id| Aggregate { kind, id }),
         event_type: get(row, "type")?,
         schema_id: get(row, "schema_id")?,

@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::Serialize;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteRow, SqliteSynchronous,
@@ -18,7 +17,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::Tables;
-use super::sql::{error, migrate_error};
+use super::sql::{Step, error, migrate_error};
 use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
 use crate::event::{Aggregate, Event, Payload};
 use crate::record::{Delivery, OutboxRecord};
@@ -42,8 +41,7 @@ pub struct SqliteStore {
 }
 
 /// The migrations, in order; `{table}` is filled in.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
+const MIGRATIONS: [Step; 1] = [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
 
 /// The columns that make a record, as [`record`] reads them.
 const COLUMNS: &str = "id, seq, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, data, \
@@ -127,16 +125,6 @@ impl SqliteStore {
             .connect_lazy_with(options)
     }
 
-    fn migrator(&self) -> Migrator {
-        let migration = |(version, name, sql): &(i64, &'static str, &str)| {
-            let sql = sqlx::SqlSafeStr::into_sql_str(AssertSqlSafe(self.tables.fill(sql)));
-            Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
-        };
-        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect());
-        migrator.dangerous_set_table_name(self.tables.fill("{table}_migrations"));
-        migrator
-    }
-
     /// The newest migration that was applied; none without tables.
     async fn version(&self) -> Result<Option<i64>> {
         let name = self.tables.fill("{table}_migrations");
@@ -203,7 +191,8 @@ impl Store for SqliteStore {
     async fn migrate(&self) -> Result<Vec<i64>> {
         self.check_engine().await?;
         let before = self.version().await?.unwrap_or(0);
-        self.migrator()
+        self.tables
+            .migrator(&MIGRATIONS, &self.tables.fill("{table}_migrations"))
             .run(&self.pool)
             .await
             .map_err(migrate_error)?;
@@ -215,22 +204,13 @@ impl Store for SqliteStore {
     }
 
     fn migrations(&self) -> String {
-        MIGRATIONS
-            .iter()
-            .map(|(version, name, sql)| {
-                format!("-- {version:04} {name}\n{}", self.tables.fill(sql))
-            })
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.tables.script(&MIGRATIONS)
     }
 
     async fn check(&self) -> Result<()> {
         self.check_engine().await?;
-        super::tables::check_version(
-            self.version().await?,
-            MIGRATIONS[MIGRATIONS.len() - 1].0,
-            &self.tables,
-        )
+        self.tables
+            .check_version(self.version().await?, &MIGRATIONS)
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
@@ -626,7 +606,7 @@ fn record(row: &SqliteRow) -> Result<OutboxRecord> {
         id: Uuid::parse_str(&id).map_err(|e| {
             Error::new(ErrorKind::Database, format!("{id:?} is not an id")).because(e)
         })?,
-        tenant: Tenant::stored(get(row, "tenant_id")?),
+        tenant: get::<&str>(row, "tenant_id")?.parse()?,
         aggregate: get::<Option<String>>(row, "aggregate_id")?.map(|id| Aggregate { kind, id }),
         event_type: get(row, "type")?,
         schema_id: get(row, "schema_id")?,

@@ -1,0 +1,209 @@
+//! What every store must do: one list of cases, one line a store.
+//!
+//! ```ignore
+//! store_suite!(memory, fresh_memory_store);
+//! ```
+//!
+//! makes one test of every case in [`store_cases!`](crate::store_cases). `fresh_memory_store` is an
+//! `async fn() -> Fresh<S>`: a migrated, empty store of its own for each case. There are no
+//! capability flags: several databases, one contract.
+
+use std::any::Any;
+use std::time::Duration;
+
+use bento_outbox::{
+    Aggregate, Claim, Event, Headers, Outbox, OutboxRecord, Payload, Settlement, Status, Store,
+    Timestamp, TransactionalStore, Verdict,
+};
+use uuid::Uuid;
+
+pub mod carrying;
+pub mod settling;
+pub mod units;
+
+/// An empty store, and what must live as long as it (a temporary folder, a server).
+pub struct Fresh<S> {
+    /// The store.
+    pub store: S,
+    /// Dropped with it.
+    pub keep: Box<dyn Any + Send>,
+}
+
+impl<S> Fresh<S> {
+    /// A store that needs nothing else.
+    pub fn new(store: S) -> Self {
+        Self {
+            store,
+            keep: Box::new(()),
+        }
+    }
+}
+
+/// Hands the list of cases, as `module::case`, to a macro.
+#[macro_export]
+macro_rules! store_cases {
+    ($run:path { $($arguments:tt)* }) => {
+        $run! {
+            { $($arguments)* }
+            units::committed_events_are_there_with_all_their_fields,
+            units::rolled_back_events_are_never_seen,
+            units::a_dropped_unit_of_work_is_rolled_back,
+            units::a_panic_rolls_back,
+            units::an_open_transaction_shows_nothing,
+            units::a_nested_unit_takes_its_events_with_it,
+            units::a_nested_unit_dropped_half_way_rolls_everything_back,
+            units::an_event_raised_in_a_spawned_task_belongs_to_its_unit,
+            units::two_units_joined_in_one_task_never_mix,
+            units::a_unit_inside_a_unit_is_refused,
+            units::the_callers_own_transaction_stays_the_callers,
+            units::ids_already_there_are_skipped_and_reported,
+            units::events_keep_the_order_in_which_they_were_raised,
+            units::an_append_may_be_large,
+            units::concurrent_units_lose_nothing,
+            units::hostile_payloads_come_back_byte_for_byte,
+            units::a_cancelled_unit_is_there_as_a_whole_or_not_at_all,
+            settling::a_claim_is_bounded_ordered_and_of_the_asked_tenants,
+            settling::a_late_commit_is_not_passed_over,
+            settling::a_later_event_waits_for_its_time_and_holds_its_key,
+            settling::a_failed_event_waits_and_holds_its_key,
+            settling::a_dead_letter_is_left_alone_and_its_key_goes_on,
+            settling::a_dead_letter_can_hold_its_key,
+            settling::without_order_nothing_is_held,
+            settling::a_settled_record_is_not_changed_again,
+            settling::a_stored_reason_is_bounded,
+            settling::the_status_counts_each_event_once,
+            settling::a_hint_wakes_who_waits,
+            carrying::every_event_is_carried_once_in_order,
+            carrying::a_refused_event_delays_only_its_own_key,
+            carrying::an_event_ends_as_a_dead_letter_after_its_attempts,
+            carrying::a_bus_that_is_away_costs_no_attempt,
+            carrying::run_carries_until_it_is_told_to_stop,
+            carrying::a_cancelled_round_goes_on_to_its_end,
+        }
+    };
+}
+
+/// Makes one test of every case for one store: `store_suite!(name, async_fn_that_makes_it_fresh)`.
+#[macro_export]
+macro_rules! store_suite {
+    ($name:ident, $fresh:path) => {
+        mod $name {
+            $crate::store_cases!($crate::__store_tests { $fresh });
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __store_tests {
+    ({ $fresh:path } $($group:ident::$case:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                #[allow(unused_imports)]
+                use super::*;
+                let fresh = $fresh().await;
+                $crate::store::$group::$case(fresh.store.clone()).await;
+            }
+        )*
+    };
+}
+
+/// Why a case fails: said in one sentence by a panic.
+fn ok<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("the store answered an error: {error:?}"),
+    }
+}
+
+/// An event of the aggregate `order/KEY`, with a number by which cases tell it from others.
+fn event(key: &str, number: u32) -> Event {
+    Event {
+        aggregate: Some(Aggregate {
+            kind: Some("order".into()),
+            id: key.into(),
+        }),
+        ..Event::new(
+            "order.changed",
+            ok(Payload::json(format!("{{\"n\":{number}}}"))),
+        )
+    }
+}
+
+/// An event of no aggregate.
+fn unordered(number: u32) -> Event {
+    Event {
+        aggregate: None,
+        ..event("", number)
+    }
+}
+
+/// Commits events, each a unit of work of its own.
+async fn commit<S: TransactionalStore>(
+    store: &S,
+    events: impl IntoIterator<Item = Event>,
+) -> Vec<Uuid> {
+    let outbox = Outbox::new(store.clone());
+    let mut ids = Vec::new();
+    for event in events {
+        ids.push(event.id);
+        let tenant = event
+            .tenant
+            .as_ref()
+            .map_or("default".into(), ToString::to_string);
+        let outbox = outbox.tenant(tenant);
+        let mut uow = ok(outbox.begin().await);
+        ok(uow.raise(event));
+        ok(uow.commit().await);
+    }
+    ids
+}
+
+/// What a relay asks for in these cases.
+fn everything() -> Claim {
+    Claim {
+        limit: 100_000,
+        tenants: None,
+        ordered: true,
+        dead_letters_block: false,
+    }
+}
+
+async fn claim(store: &dyn Store) -> Vec<OutboxRecord> {
+    ok(store.claim(&everything()).await).records
+}
+
+async fn claimed_ids(store: &dyn Store, claim: &Claim) -> Vec<Uuid> {
+    ok(store.claim(claim).await)
+        .records
+        .iter()
+        .map(|record| record.id)
+        .collect()
+}
+
+async fn settle(store: &dyn Store, id: Uuid, verdict: Verdict) -> u64 {
+    ok(store.settle(&[Settlement { id, verdict }]).await)
+}
+
+async fn the(store: &dyn Store, id: Uuid) -> OutboxRecord {
+    match ok(store.find(&[id]).await).pop() {
+        Some(record) => record,
+        None => panic!("event {id} is not there"),
+    }
+}
+
+fn retry(after: Duration) -> Verdict {
+    Verdict::Retry {
+        after,
+        counts: true,
+        reason: "refused".into(),
+    }
+}
+
+fn dead() -> Verdict {
+    Verdict::Dead {
+        counts: true,
+        reason: "refused for good".into(),
+    }
+}

@@ -1,0 +1,337 @@
+//! Claims and settlements: what a relay reads, and what it writes back.
+
+use bento_outbox::ErrorKind;
+
+use super::*;
+
+/// A claim reads no more than asked, in order, of the asked tenants.
+pub async fn a_claim_is_bounded_ordered_and_of_the_asked_tenants<S: TransactionalStore>(store: S) {
+    let of = |tenant: &str, n| Event {
+        tenant: Some(ok(tenant.parse())),
+        ..event("a", n)
+    };
+    let ids = commit(
+        &store,
+        [of("one", 1), of("two", 2), of("one", 3), of("three", 4)],
+    )
+    .await;
+    assert_eq!(
+        claimed_ids(
+            &store,
+            &Claim {
+                limit: 2,
+                ..everything()
+            }
+        )
+        .await,
+        ids[..2]
+    );
+    let some = Claim {
+        tenants: Some(vec![ok("one".parse()), ok("three".parse())]),
+        ..everything()
+    };
+    assert_eq!(claimed_ids(&store, &some).await, [ids[0], ids[2], ids[3]]);
+    let nobody = ok(store
+        .claim(&Claim {
+            tenants: Some(vec![ok("four".parse())]),
+            ..everything()
+        })
+        .await);
+    assert_eq!(
+        (nobody.records.len(), nobody.waiting),
+        (0, false),
+        "others' events are no backlog of ours"
+    );
+    assert_eq!(
+        claimed_ids(&store, &everything()).await,
+        ids,
+        "claiming changes nothing"
+    );
+}
+
+/// A row that commits after one with a higher `seq` was read is not lost.
+pub async fn a_late_commit_is_not_passed_over<S: TransactionalStore>(store: S) {
+    let outbox = Outbox::new(store.clone());
+    let mut slow = ok(outbox.begin().await);
+    let late = event("late", 1);
+    ok(outbox.append(slow.tx(), [late.clone()]).await);
+    let quick = {
+        let store = store.clone();
+        tokio::spawn(async move { commit(&store, [event("quick", 1)]).await })
+    };
+    // Where the database has one writer, the quick one waits for the slow one.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    if quick.is_finished() {
+        let read = claim(&store).await;
+        assert_eq!(read.len(), 1);
+        settle(&store, read[0].id, Verdict::Sent).await;
+    }
+    ok(slow.commit().await);
+    ok(quick.await);
+    assert!(
+        claimed_ids(&store, &everything()).await.contains(&late.id),
+        "the late event was passed over"
+    );
+}
+
+/// An event is not published before its time; what comes after it in its key waits, others do not.
+pub async fn a_later_event_waits_for_its_time_and_holds_its_key<S: TransactionalStore>(store: S) {
+    let soon = Timestamp::now().after(Duration::from_secs(3));
+    let delayed = Event {
+        available_at: Some(soon),
+        ..event("a", 1)
+    };
+    let ids = commit(
+        &store,
+        [delayed, event("a", 2), event("b", 3), unordered(4)],
+    )
+    .await;
+    assert_eq!(claimed_ids(&store, &everything()).await, ids[2..]);
+    for id in &ids[2..] {
+        settle(&store, *id, Verdict::Sent).await;
+    }
+    let claimed = ok(store.claim(&everything()).await);
+    assert_eq!((claimed.records.len(), claimed.waiting), (0, true));
+    until(&store, &ids[..2]).await;
+}
+
+/// A failed event is tried again after its delay, counted, with its reason; its key waits with it.
+pub async fn a_failed_event_waits_and_holds_its_key<S: TransactionalStore>(store: S) {
+    let ids = commit(
+        &store,
+        [
+            event("a", 1),
+            event("a", 2),
+            event("b", 3),
+            unordered(4),
+            unordered(5),
+        ],
+    )
+    .await;
+    assert_eq!(
+        settle(&store, ids[0], retry(Duration::from_secs(2))).await,
+        1
+    );
+    let uncounted = Verdict::Retry {
+        after: Duration::from_secs(2),
+        counts: false,
+        reason: "late".into(),
+    };
+    settle(&store, ids[3], uncounted).await;
+    assert_eq!(claimed_ids(&store, &everything()).await, [ids[2], ids[4]]);
+
+    let failed = the(&store, ids[0]).await.delivery;
+    assert_eq!(
+        (failed.status, failed.retry_cnt, failed.sent_at),
+        (Status::New, 1, None)
+    );
+    assert_eq!(failed.error_message.as_deref(), Some("refused"));
+    let wait = failed.retry_at.map(|at| Timestamp::now().until(at));
+    assert!(
+        wait.is_some_and(|wait| wait <= Duration::from_secs(3)),
+        "{wait:?}"
+    );
+    assert_eq!(the(&store, ids[3]).await.delivery.retry_cnt, 0);
+    until(&store, &ids).await;
+    assert_eq!(
+        the(&store, ids[0]).await.delivery.retry_cnt,
+        1,
+        "waiting costs nothing"
+    );
+}
+
+/// A dead letter is claimed no more; with `skip` its key goes on.
+pub async fn a_dead_letter_is_left_alone_and_its_key_goes_on<S: TransactionalStore>(store: S) {
+    let ids = commit(&store, [event("a", 1), event("a", 2)]).await;
+    settle(&store, ids[0], dead()).await;
+    assert_eq!(claimed_ids(&store, &everything()).await, ids[1..]);
+    let letter = the(&store, ids[0]).await;
+    assert_eq!(
+        (letter.delivery.status, letter.delivery.retry_cnt),
+        (Status::Err, 1)
+    );
+    assert_eq!(
+        letter.delivery.error_message.as_deref(),
+        Some("refused for good")
+    );
+    settle(&store, ids[1], Verdict::Sent).await;
+    let claimed = ok(store.claim(&everything()).await);
+    assert_eq!(
+        (claimed.records.len(), claimed.waiting),
+        (0, false),
+        "a dead letter is no backlog"
+    );
+}
+
+/// With `block` what comes after a dead letter in its key waits, and nothing else.
+pub async fn a_dead_letter_can_hold_its_key<S: TransactionalStore>(store: S) {
+    let ids = commit(
+        &store,
+        [
+            event("a", 1),
+            event("a", 2),
+            event("b", 3),
+            unordered(4),
+            unordered(5),
+        ],
+    )
+    .await;
+    settle(&store, ids[0], dead()).await;
+    settle(&store, ids[3], dead()).await;
+    let blocking = Claim {
+        dead_letters_block: true,
+        ..everything()
+    };
+    assert_eq!(claimed_ids(&store, &blocking).await, [ids[2], ids[4]]);
+}
+
+/// `ordering = none` does without the key.
+pub async fn without_order_nothing_is_held<S: TransactionalStore>(store: S) {
+    let ids = commit(&store, [event("a", 1), event("a", 2)]).await;
+    settle(&store, ids[0], retry(Duration::from_secs(60))).await;
+    let unordered = Claim {
+        ordered: false,
+        dead_letters_block: true,
+        ..everything()
+    };
+    assert_eq!(claimed_ids(&store, &unordered).await, ids[1..]);
+}
+
+/// Only what is `NEW` is settled; the rest is left as it is.
+pub async fn a_settled_record_is_not_changed_again<S: TransactionalStore>(store: S) {
+    let ids = commit(&store, [event("a", 1), event("b", 2)]).await;
+    let both = ids
+        .iter()
+        .map(|id| Settlement {
+            id: *id,
+            verdict: Verdict::Sent,
+        })
+        .collect::<Vec<_>>();
+    assert_eq!(ok(store.settle(&both).await), 2);
+    let sent = the(&store, ids[0]).await;
+    assert_eq!(sent.delivery.status, Status::Sent);
+    assert!(sent.delivery.sent_at.is_some() && sent.delivery.retry_at.is_none());
+    for verdict in [Verdict::Sent, dead(), retry(Duration::ZERO)] {
+        assert_eq!(settle(&store, ids[0], verdict).await, 0);
+    }
+    assert_eq!(settle(&store, Uuid::now_v7(), Verdict::Sent).await, 0);
+    assert_eq!(the(&store, ids[0]).await.delivery, sent.delivery);
+    assert_eq!(claim(&store).await.len(), 0);
+    assert_eq!(ok(store.settle(&[]).await), 0);
+}
+
+/// A reason of any length is stored, cut to 2,000 characters, and never jams the failure path.
+pub async fn a_stored_reason_is_bounded<S: TransactionalStore>(store: S) {
+    let ids = commit(&store, [event("a", 1), event("b", 2)]).await;
+    let long = "é'\"\\ %s $1 ".repeat(1_000);
+    settle(
+        &store,
+        ids[0],
+        Verdict::Dead {
+            counts: false,
+            reason: long.clone(),
+        },
+    )
+    .await;
+    let again = Verdict::Retry {
+        after: Duration::from_millis(1),
+        counts: true,
+        reason: long.clone(),
+    };
+    settle(&store, ids[1], again).await;
+    for id in ids {
+        let kept = the(&store, id)
+            .await
+            .delivery
+            .error_message
+            .unwrap_or_default();
+        assert_eq!(kept.chars().count(), bento_outbox::ERROR_MESSAGE_CHARS_MAX);
+        assert!(long.starts_with(kept.trim_end_matches('…')));
+    }
+}
+
+/// The status has every tenant once, in order, and every event in one of its four numbers.
+pub async fn the_status_counts_each_event_once<S: TransactionalStore>(store: S) {
+    let of = |tenant: &str, n: u32| Event {
+        tenant: Some(ok(tenant.parse())),
+        ..event(&n.to_string(), n)
+    };
+    let old = Event {
+        created_at: Some(ok("2013-01-01T00:00:00Z".parse())),
+        ..of("b", 9)
+    };
+    let ids = commit(
+        &store,
+        [
+            of("b", 1),
+            of("b", 2),
+            of("b", 3),
+            of("b", 4),
+            of("a", 5),
+            old,
+        ],
+    )
+    .await;
+    settle(&store, ids[0], Verdict::Sent).await;
+    settle(&store, ids[1], retry(Duration::from_secs(60))).await;
+    settle(&store, ids[2], dead()).await;
+    settle(&store, ids[4], Verdict::Sent).await;
+    let status = ok(store.status().await);
+    let numbers: Vec<_> = status
+        .iter()
+        .map(|t| (t.tenant_id.as_str(), t.new, t.retrying, t.sent, t.dead))
+        .collect();
+    assert_eq!(numbers, [("a", 0, 0, 1, 0), ("b", 2, 1, 1, 1)]);
+    assert_eq!(status[0].oldest_new_seconds, None);
+    let since_2013 = ok("2013-01-01T00:00:00Z".parse::<Timestamp>())
+        .until(Timestamp::now())
+        .as_secs_f64();
+    let oldest = status[1].oldest_new_seconds.unwrap_or_default();
+    assert!((oldest - since_2013).abs() < 60.0, "{oldest}");
+    assert!((status[0].sent_per_second - 1.0 / 60.0).abs() < 1e-6);
+}
+
+/// A commit ends the wait of who asked for a hint.
+pub async fn a_hint_wakes_who_waits<S: TransactionalStore>(store: S) {
+    let waiting = {
+        let store = store.clone();
+        tokio::spawn(async move { store.hint().await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    commit(&store, [event("a", 1)]).await;
+    ok(ok(
+        tokio::time::timeout(Duration::from_secs(5), waiting).await
+    ));
+}
+
+/// Waits until all of these are claimed, and nothing else, in this order.
+async fn until(store: &dyn Store, ids: &[Uuid]) {
+    let patience = Timestamp::now().after(Duration::from_secs(10));
+    loop {
+        let claimed: Vec<Uuid> = claimed_ids(store, &everything()).await;
+        if claimed == ids {
+            return;
+        }
+        assert!(
+            Timestamp::now() < patience,
+            "claimed {claimed:?}, expected {ids:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A store whose tables are missing says so; used by the suites of SQL stores.
+pub async fn missing_tables_are_named(store: &dyn Store) {
+    for refused in [
+        store.check().await,
+        store.claim(&everything()).await.map(drop),
+    ] {
+        match refused {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Schema, "{error:?}");
+                assert!(error.to_string().contains("migrate"), "{error}");
+            }
+            Ok(()) => panic!("a store without tables found nothing wrong"),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Every store against the one list of cases.
+
+use bento_outbox::Store;
+use bento_outbox::stores::{MemoryStore, PostgresStore, SqliteStore, Tables};
+use bento_outbox_conformance::servers::shared_postgres;
+use bento_outbox_conformance::store::Fresh;
+use bento_outbox_conformance::store_suite;
+
+store_suite!(memory, fresh_memory);
+store_suite!(sqlite, fresh_sqlite);
+store_suite!(postgres, fresh_postgres);
+
+async fn fresh_memory() -> Fresh<MemoryStore> {
+    Fresh::new(MemoryStore::default())
+}
+
+async fn fresh_sqlite() -> Fresh<SqliteStore> {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/outbox.db", folder.path().display());
+    let store = SqliteStore::open_or_create(&url, Tables::default())
+        .await
+        .unwrap();
+    store.migrate().await.unwrap();
+    Fresh {
+        store,
+        keep: Box::new(folder),
+    }
+}
+
+async fn fresh_postgres() -> Fresh<PostgresStore> {
+    let database = shared_postgres().database().await;
+    let store = PostgresStore::open(database.url(), Tables::default())
+        .await
+        .unwrap();
+    store.migrate().await.unwrap();
+    Fresh {
+        store,
+        keep: Box::new(database),
+    }
+}
