@@ -18,7 +18,7 @@ pub(crate) enum Database {
 
 /// Evaluates an expression with the store of whichever type a [`Database`] has.
 macro_rules! with_store {
-    ($database:expr, $store:ident => $evaluated:expr) => {
+    ($database:expr, $store:pat => $evaluated:expr) => {
         match $database {
             #[cfg(feature = "postgres")]
             $crate::connect::Database::Postgres($store) => $evaluated,
@@ -31,8 +31,8 @@ pub(crate) use with_store;
 
 impl Database {
     /// The database as the relay and the operator see it.
-    pub(crate) fn store(self) -> Arc<dyn Store> {
-        with_store!(self, store => Arc::new(store))
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        with_store!(*self, ref store => Arc::new(store.clone()))
     }
 }
 

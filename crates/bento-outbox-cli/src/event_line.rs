@@ -222,7 +222,7 @@ mod tests {
             (r#"{"type":"a","payload":"CANARY","data":"AA=="}"#, "both payload and data"),
             (r#"{"type":"a","data":"CANARY!"}"#, "data is not base64"),
             (r#"{"type":"a","payload":{"x":"CANARY"}"#, "does not end"),
-            (r#"{"type":"a","payload":{"x":CANARY}}"#, "column 29 is not JSON"),
+            (r#"{"type":"a","payload":{"x":CANARY}}"#, "column 28 is not JSON"),
             (r#"{"type":"a","payload":1} "CANARY""#, "not a JSON object"),
             (r#""CANARY""#, "not a JSON object"),
             (r#"["CANARY"]"#, "not a JSON object"),

@@ -12,6 +12,7 @@ mod terminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{append, completions, config, demo, migrate, run, status};
@@ -104,10 +105,10 @@ fn demo_takes_no_settings(flags: &Flags) -> Result<()> {
 
 /// Says what clap has to say (help, version or what is wrong) and gives the exit code for it.
 fn said(usage: &clap::Error) -> ExitCode {
-    let text = usage.to_string();
     // Clap repeats words it does not know, and a URL given without its flag is such a word.
-    if text.contains("://") {
-        text.lines().for_each(|line| terminal::say(without_passwords(line)));
+    let repeats = matches!(usage.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::InvalidValue);
+    if repeats {
+        usage.to_string().trim_end().lines().for_each(|line| terminal::say(without_passwords(line)));
     } else {
         let _ = usage.print();
     }
@@ -115,7 +116,7 @@ fn said(usage: &clap::Error) -> ExitCode {
 }
 
 fn without_passwords(line: &str) -> String {
-    let masked = |word: &str| if word.contains("://") { settings::masked(word) } else { word.into() };
+    let masked = |word: &str| if word.contains(':') { settings::masked(word) } else { word.into() };
     line.split(' ').map(masked).collect::<Vec<String>>().join(" ")
 }
 
@@ -128,7 +129,7 @@ mod tests {
         let mut cli = Cli::command();
         cli.clone().debug_assert();
         assert!(cli.render_long_help().to_string().contains("Example"));
-        for command in cli.get_subcommands_mut() {
+        for command in cli.get_subcommands_mut().filter(|command| command.get_name() != "help") {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Example"), "{help}");
         }

@@ -51,6 +51,7 @@ impl Status {
             terminal::print(|out| writeln!(out, "{}", table(&report)))?;
         } else {
             terminal::print(|out| {
+                writeln!(out, "{}", HEADER.join("\t"))?;
                 let rows = report.tenants.iter().chain([&report.total]);
                 rows.map(cells).try_for_each(|cells| writeln!(out, "{}", cells.join("\t")))
             })?;
@@ -69,15 +70,17 @@ fn total(tenants: &[TenantStatus]) -> TenantStatus {
         sent: sum(|tenant| tenant.sent),
         dead: sum(|tenant| tenant.dead),
         oldest_new_seconds: tenants.iter().filter_map(|tenant| tenant.oldest_new_seconds).reduce(f64::max),
-        sent_per_second: tenants.iter().map(|tenant| tenant.sent_per_second).sum(),
+        sent_per_second: tenants.iter().fold(0.0, |sum, tenant| sum + tenant.sent_per_second),
     }
 }
+
+const HEADER: [&str; 7] = ["tenant", "new", "retrying", "sent", "dead", "oldest unsent", "sent a second"];
 
 fn table(report: &Report) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(["tenant", "new", "retrying", "sent", "dead", "oldest unsent", "sent a second"]);
+        .set_header(HEADER);
     for tenant in &report.tenants {
         table.add_row(cells(tenant));
     }
@@ -115,6 +118,7 @@ mod tests {
         let tenant = |new, oldest_new_seconds| TenantStatus { new, oldest_new_seconds, dead: 1, ..Default::default() };
         let all = total(&[tenant(1, Some(3.0)), tenant(2, Some(75.5)), tenant(0, None)]);
         assert_eq!((all.new, all.dead, all.oldest_new_seconds), (3, 3, Some(75.5)));
+        assert!(total(&[]).sent_per_second.is_sign_positive(), "printed as 0.0");
         assert_eq!(total(&[tenant(0, None)]).oldest_new_seconds, None);
         assert_eq!(age(75.5), "1m 15s");
     }

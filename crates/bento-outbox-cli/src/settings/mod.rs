@@ -123,7 +123,7 @@ impl Settings {
     }
 
     fn given(&self) -> impl Iterator<Item = &Given> {
-        self.in_force.0.iter().filter(|given| given.origin != Origin::Default)
+        self.all().filter_map(|(_, given)| given).filter(|given| given.origin != Origin::Default)
     }
 }
 

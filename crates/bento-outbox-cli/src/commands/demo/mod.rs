@@ -147,7 +147,7 @@ fn next_steps(paint: Paint) -> String {
     let program = if std::env::var_os("CARGO").is_some() { "cargo run --release --" } else { "bento-outbox" };
     let event = r#"{"type":"order.placed","aggregate_type":"order","aggregate_id":"1","payload":{"total":42}}"#;
     let line = |command: &str, meaning: &str| {
-        format!("\n  {} {}", paint.cyan(&format!("{program} {command}")), paint.dim(&format!("# {meaning}")))
+        format!("\n  {}  {}", paint.cyan(&format!("{program} {command}")), paint.dim(&format!("# {meaning}")))
     };
     [
         format!("\n{}", paint.bold("Try next, on a database of your own (./outbox.db unless set otherwise):")),
