@@ -98,9 +98,14 @@ pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
             path => Ok(Arc::new(FilePublisher::new(path, settings.cloud_events.clone()))),
         },
         #[cfg(feature = "nats")]
-        "nats" => todo!(),
+        "nats" | "tls" => {
+            use bento_outbox::publishers::NatsPublisher;
+            let parsed = url.parse().map_err(|error| refuse(&format!("is no URL: {error}")))?;
+            let publisher = NatsPublisher::new(&parsed, settings.topic.clone(), settings.cloud_events.clone());
+            publisher.map(|bus| Arc::new(bus) as Arc<dyn Publisher>).map_err(|error| named(error, refuse))
+        }
         #[cfg(not(feature = "nats"))]
-        "nats" => Err(refuse("needs a program built with `--features nats`")),
+        "nats" | "tls" => Err(refuse("needs a program built with `--features nats`")),
         "memory" => Err(refuse("names the bus inside a process, which only the library has")),
         "kafka" => not_yet("Kafka"),
         "amqp" | "amqps" => not_yet("RabbitMQ"),

@@ -1,4 +1,8 @@
 //! The program `bento-outbox`: the relay and the operator's commands.
+#![cfg_attr(
+    not(any(feature = "sqlite", feature = "postgres")),
+    allow(unreachable_code, unused_variables, dead_code, reason = "no command gets further than to a database")
+)]
 
 mod commands;
 mod connect;
@@ -15,7 +19,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::commands::{append, completions, config, demo, migrate, run, status};
+#[cfg(feature = "sqlite")]
+use crate::commands::demo;
+use crate::commands::{append, completions, config, migrate, run, status};
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
 
@@ -43,6 +49,7 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[cfg(feature = "sqlite")]
     Demo(demo::Demo),
     Migrate(migrate::Migrate),
     Run(run::Run),
@@ -67,10 +74,8 @@ fn executed(cli: Cli) -> Result<ExitCode> {
     let flags = Flags { config: cli.config, database_url: cli.database_url, bus_url: cli.bus_url };
     let settings = || Settings::load(&flags);
     match cli.command {
-        Command::Demo(command) => {
-            demo_takes_no_settings(&flags)?;
-            finish(command.run())
-        }
+        #[cfg(feature = "sqlite")]
+        Command::Demo(command) => finish(command.run(&flags)),
         Command::Migrate(command) => finish(command.run(settings()?)),
         Command::Run(command) => finish(command.run(settings()?)),
         Command::Append(command) => finish(command.run(settings()?)),
@@ -87,20 +92,6 @@ fn finish(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
         .build()
         .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
         .block_on(command)
-}
-
-fn demo_takes_no_settings(flags: &Flags) -> Result<()> {
-    let given = [
-        ("--config", flags.config.is_some()),
-        ("--database-url", flags.database_url.is_some()),
-        ("--bus-url", flags.bus_url.is_some()),
-    ];
-    match given.iter().find(|(_, given)| *given) {
-        Some((flag, _)) => Err(Failure::misuse(format!(
-            "demo takes no {flag}: it has a database of its own in a temporary folder and publishes to the terminal"
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// Says what clap has to say (help, version or what is wrong) and gives the exit code for it.

@@ -43,6 +43,7 @@ pub(crate) struct Paint {
     on: bool,
 }
 
+#[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "most of them are for the demo"))]
 impl Paint {
     pub(crate) fn stdout() -> Self {
         Self { on: coloured(io::stdout().is_terminal()) }

@@ -49,7 +49,7 @@ impl Append {
             terminal::say("reading JSON lines from standard input; end with Ctrl-D");
         }
         let lines = Lines::new(io::stdin().lock());
-        let written = with_store!(database, store => write_all(store, lines).await)?;
+        let written: Written = with_store!(database, store => write_all(store, lines).await)?;
         terminal::print(|out| written.ids.iter().try_for_each(|id| writeln!(out, "{id}")))?;
         written.report();
         Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 pub(crate) mod append;
 pub(crate) mod completions;
 pub(crate) mod config;
+#[cfg(feature = "sqlite")]
 pub(crate) mod demo;
 pub(crate) mod migrate;
 pub(crate) mod run;

@@ -32,6 +32,7 @@ pub(crate) struct Settings {
     /// The bus.
     pub(crate) bus_url: String,
     /// The template of an event's topic.
+    #[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "for buses that have topics"))]
     pub(crate) topic: Topic,
     /// How records become CloudEvents.
     pub(crate) cloud_events: CloudEvents,

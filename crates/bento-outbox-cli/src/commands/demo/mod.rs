@@ -17,6 +17,7 @@ use clap::Args;
 use tokio::sync::oneshot;
 
 use crate::failure::{Failure, Result};
+use crate::settings::Flags;
 use crate::stop::Stop;
 use crate::terminal::{Paint, say};
 use screen::Screen;
@@ -40,7 +41,8 @@ const SHOW: Duration = Duration::from_secs(3);
 const PAUSE_MAX: Duration = Duration::from_millis(120);
 
 impl Demo {
-    pub(crate) async fn run(self) -> Result<ExitCode> {
+    pub(crate) async fn run(self, flags: &Flags) -> Result<ExitCode> {
+        takes_no_settings(flags)?;
         let stop = Stop::on_signals()?;
         let folder = tempfile::Builder::new()
             .prefix("bento-outbox-demo-")
@@ -128,6 +130,20 @@ impl Demo {
         }
         say(next_steps(paint));
         Ok(())
+    }
+}
+
+fn takes_no_settings(flags: &Flags) -> Result<()> {
+    let given = [
+        ("--config", flags.config.is_some()),
+        ("--database-url", flags.database_url.is_some()),
+        ("--bus-url", flags.bus_url.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(Failure::misuse(format!(
+            "demo takes no {flag}: it has a database of its own in a temporary folder and publishes to the terminal"
+        ))),
+        None => Ok(()),
     }
 }
 
