@@ -385,11 +385,11 @@ mod tests {
         let aggregate = kind("a\0b");
         let changes: [(&str, Change); 6] = [
             ("headers", |record| {
-                record.headers = r#"{"a":{"b":"c"}}"#.into()
+                record.headers = r#"{"a":{"b":"c"}}"#.into();
             }),
             ("headers", |record| record.headers = "null".into()),
             ("content_type", |record| {
-                record.content_type = "a\r\nb: c".into()
+                record.content_type = "a\r\nb: c".into();
             }),
             ("content_type", |record| record.content_type = "é".into()),
             ("type", |record| record.event_type = String::new()),
