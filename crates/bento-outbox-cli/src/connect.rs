@@ -52,7 +52,10 @@ pub(crate) async fn database_created(settings: &Settings) -> Result<Database> {
     open(settings, true).await
 }
 
-#[cfg_attr(not(feature = "sqlite"), expect(unused_variables, reason = "only SQLite has a file"))]
+#[cfg_attr(
+    not(feature = "sqlite"),
+    expect(unused_variables, reason = "only SQLite has a file")
+)]
 async fn open(settings: &Settings, create: bool) -> Result<Database> {
     let url = &settings.database_url;
     let refuse = |what: &str| settings.refuse("database_url", what);
@@ -65,19 +68,29 @@ async fn open(settings: &Settings, create: bool) -> Result<Database> {
                 true => SqliteStore::open_or_create(url, tables).await,
                 false => SqliteStore::open(url, tables).await,
             };
-            opened.map(Database::Sqlite).map_err(|error| named(error, refuse))
+            opened
+                .map(Database::Sqlite)
+                .map_err(|error| named(error, refuse))
         }
         #[cfg(not(feature = "sqlite"))]
         "sqlite" => Err(refuse("needs a program built with `--features sqlite`")),
         #[cfg(feature = "postgres")]
-        "postgres" | "postgresql" => bento_outbox::stores::PostgresStore::open(url, settings.tables.clone())
-            .await
-            .map(Database::Postgres)
-            .map_err(|error| named(error, refuse)),
+        "postgres" | "postgresql" => {
+            bento_outbox::stores::PostgresStore::open(url, settings.tables.clone())
+                .await
+                .map(Database::Postgres)
+                .map_err(|error| named(error, refuse))
+        }
         #[cfg(not(feature = "postgres"))]
-        "postgres" | "postgresql" => Err(refuse("needs a program built with `--features postgres`")),
-        "mysql" | "mariadb" => Err(refuse("names MySQL, which is not supported by this version yet")),
-        other => Err(refuse(&format!("begins with {other:?}, which is none of sqlite, postgres, mysql"))),
+        "postgres" | "postgresql" => {
+            Err(refuse("needs a program built with `--features postgres`"))
+        }
+        "mysql" | "mariadb" => Err(refuse(
+            "names MySQL, which is not supported by this version yet",
+        )),
+        other => Err(refuse(&format!(
+            "begins with {other:?}, which is none of sqlite, postgres, mysql"
+        ))),
     }
 }
 
@@ -88,25 +101,46 @@ async fn open(settings: &Settings, create: bool) -> Result<Database> {
 pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
     let url = &settings.bus_url;
     let refuse = |what: &str| settings.refuse("bus_url", what);
-    let not_yet = |bus: &str| Err(refuse(&format!("names {bus}, which is not supported by this version yet")));
+    let not_yet = |bus: &str| {
+        Err(refuse(&format!(
+            "names {bus}, which is not supported by this version yet"
+        )))
+    };
     match settings::scheme(url).unwrap_or_default() {
-        "stdout" if url == "stdout:" => Ok(Arc::new(StdoutPublisher::new(settings.cloud_events.clone()))),
+        "stdout" if url == "stdout:" => Ok(Arc::new(StdoutPublisher::new(
+            settings.cloud_events.clone(),
+        ))),
         "null" if url == "null:" => Ok(Arc::new(NullPublisher)),
-        alone @ ("stdout" | "null") => Err(refuse(&format!("must be {alone}: and nothing after it"))),
+        alone @ ("stdout" | "null") => {
+            Err(refuse(&format!("must be {alone}: and nothing after it")))
+        }
         "file" => match url.trim_start_matches("file:").trim_start_matches("//") {
             "" => Err(refuse("names no file, as file:events.jsonl does")),
-            path => Ok(Arc::new(FilePublisher::new(path, settings.cloud_events.clone()))),
+            path => Ok(Arc::new(FilePublisher::new(
+                path,
+                settings.cloud_events.clone(),
+            ))),
         },
         #[cfg(feature = "nats")]
         "nats" | "tls" => {
             use bento_outbox::publishers::NatsPublisher;
-            let parsed = url.parse().map_err(|error| refuse(&format!("is no URL: {error}")))?;
-            let publisher = NatsPublisher::new(&parsed, settings.topic.clone(), settings.cloud_events.clone());
-            publisher.map(|bus| Arc::new(bus) as Arc<dyn Publisher>).map_err(|error| named(error, refuse))
+            let parsed = url
+                .parse()
+                .map_err(|error| refuse(&format!("is no URL: {error}")))?;
+            let publisher = NatsPublisher::new(
+                &parsed,
+                settings.topic.clone(),
+                settings.cloud_events.clone(),
+            );
+            publisher
+                .map(|bus| Arc::new(bus) as Arc<dyn Publisher>)
+                .map_err(|error| named(error, refuse))
         }
         #[cfg(not(feature = "nats"))]
         "nats" | "tls" => Err(refuse("needs a program built with `--features nats`")),
-        "memory" => Err(refuse("names the bus inside a process, which only the library has")),
+        "memory" => Err(refuse(
+            "names the bus inside a process, which only the library has",
+        )),
         "kafka" => not_yet("Kafka"),
         "amqp" | "amqps" => not_yet("RabbitMQ"),
         "redis" | "rediss" => not_yet("Redis"),
@@ -120,7 +154,9 @@ pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
 /// An adapter's error about its URL, with the name of the setting where it is about the URL.
 fn named(error: Error, refuse: impl FnOnce(&str) -> Failure) -> Failure {
     match error.kind() {
-        bento_outbox::ErrorKind::InvalidSetting => refuse(&format!("cannot be used: {}", error.report())),
+        bento_outbox::ErrorKind::InvalidSetting => {
+            refuse(&format!("cannot be used: {}", error.report()))
+        }
         _ => error.into(),
     }
 }

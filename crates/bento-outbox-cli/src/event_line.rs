@@ -34,14 +34,17 @@ const COLUMNS: [&str; 15] = [
 /// # Errors
 /// What is wrong, naming the field and never showing a value: it may be part of a payload.
 pub(crate) fn parse(line: &[u8]) -> Result<Event, String> {
-    let line = std::str::from_utf8(line).map_err(|error| format!("byte {} is not UTF-8", error.valid_up_to() + 1))?;
+    let line = std::str::from_utf8(line)
+        .map_err(|error| format!("byte {} is not UTF-8", error.valid_up_to() + 1))?;
     let fields: Fields<'_> = serde_json::from_str(line).map_err(|error| syntax(&error))?;
     if let Some(complaint) = fields.complaint {
         return Err(complaint);
     }
     let event = fields.event()?;
     let named = format!("event {}: ", event.id);
-    event.check().map_err(|error| error.to_string().replacen(&named, "", 1))?;
+    event
+        .check()
+        .map_err(|error| error.to_string().replacen(&named, "", 1))?;
     Ok(event)
 }
 
@@ -50,7 +53,10 @@ fn syntax(error: &serde_json::Error) -> String {
     match error.classify() {
         serde_json::error::Category::Data => "it is not a JSON object".into(),
         serde_json::error::Category::Eof => "the JSON object does not end".into(),
-        _ => format!("it is not a JSON object: column {} is not JSON", error.column()),
+        _ => format!(
+            "it is not a JSON object: column {} is not JSON",
+            error.column()
+        ),
     }
 }
 
@@ -93,7 +99,11 @@ impl<'a> Fields<'a> {
     fn put(&mut self, name: &str, value: &'a RawValue) -> Result<(), String> {
         let shown = || name.chars().take(40).collect::<String>();
         let Some(at) = COLUMNS.iter().position(|column| *column == name) else {
-            return Err(format!("field {:?} is unknown; the fields are {}", shown(), COLUMNS.join(", ")));
+            return Err(format!(
+                "field {:?} is unknown; the fields are {}",
+                shown(),
+                COLUMNS.join(", ")
+            ));
         };
         match self.values[at].replace(value) {
             Some(_) => Err(format!("field {name} is there twice")),
@@ -114,13 +124,18 @@ impl<'a> Fields<'a> {
         }
         // Without an id there is no aggregate and no order, whatever the kind.
         event.aggregate = match self.text("aggregate_id")? {
-            Some(id) => Some(Aggregate { kind: self.text("aggregate_type")?, id }),
+            Some(id) => Some(Aggregate {
+                kind: self.text("aggregate_type")?,
+                id,
+            }),
             None => self.text("aggregate_type")?.and(None),
         };
         event.schema_id = self.text("schema_id")?;
         if let Some(version) = self.get("schema_ver") {
-            event.schema_version =
-                version.get().parse().map_err(|_| "schema_ver is not a whole number from 0 to 2147483647")?;
+            event.schema_version = version
+                .get()
+                .parse()
+                .map_err(|_| "schema_ver is not a whole number from 0 to 2147483647")?;
         }
         if let Some(content_type) = self.text("content_type")? {
             event.content_type = content_type;
@@ -141,7 +156,9 @@ impl<'a> Fields<'a> {
         let payload = self.raw("payload");
         match (payload, self.text("data")?) {
             // `null` is a payload like any other, but beside data it is the empty column of a row.
-            (Some(payload), Some(_)) if payload.get() != "null" => Err("it has both payload and data".into()),
+            (Some(payload), Some(_)) if payload.get() != "null" => {
+                Err("it has both payload and data".into())
+            }
             (_, Some(data)) => BASE64_STANDARD
                 .decode(data)
                 .map(|bytes| Payload::Data(bytes.into()))
@@ -174,7 +191,8 @@ impl<'a> Fields<'a> {
 
     fn parsed<T: std::str::FromStr>(&self, name: &str, what: &str) -> Result<Option<T>, String> {
         let text = self.text(name)?;
-        text.map(|text| text.parse().map_err(|_| format!("{name} is not {what}"))).transpose()
+        text.map(|text| text.parse().map_err(|_| format!("{name} is not {what}")))
+            .transpose()
     }
 }
 
@@ -187,8 +205,15 @@ mod tests {
 
     #[test]
     fn a_payload_is_kept_byte_for_byte() {
-        for payload in ["{ \"b\" : 1e400 , \"a\":\"\\u0000é\" }", "null", "0", "\"\\ud83d\\ude00\"", "[ ]"] {
-            let event = parse(format!("{{\"type\":\"a\",\"payload\":  {payload}  }}").as_bytes()).unwrap();
+        for payload in [
+            "{ \"b\" : 1e400 , \"a\":\"\\u0000é\" }",
+            "null",
+            "0",
+            "\"\\ud83d\\ude00\"",
+            "[ ]",
+        ] {
+            let event =
+                parse(format!("{{\"type\":\"a\",\"payload\":  {payload}  }}").as_bytes()).unwrap();
             assert_eq!(event.payload.as_bytes(), payload.as_bytes());
         }
     }
@@ -204,9 +229,21 @@ mod tests {
         .unwrap();
         assert_eq!(event.id.to_string(), "ce974dcd-cdcc-4219-b109-10e01ce658e4");
         assert_eq!(event.tenant.unwrap().as_str(), "ua");
-        assert_eq!(event.aggregate.unwrap(), Aggregate { kind: Some("aircraft".into()), id: "N14".into() });
-        assert_eq!((event.event_type.as_str(), event.schema_version), ("flight.departed", 3));
-        assert_eq!((event.schema_id.as_deref(), event.key_id.as_deref()), (Some("urn:x"), Some("k1")));
+        assert_eq!(
+            event.aggregate.unwrap(),
+            Aggregate {
+                kind: Some("aircraft".into()),
+                id: "N14".into()
+            }
+        );
+        assert_eq!(
+            (event.event_type.as_str(), event.schema_version),
+            ("flight.departed", 3)
+        );
+        assert_eq!(
+            (event.schema_id.as_deref(), event.key_id.as_deref()),
+            (Some("urn:x"), Some("k1"))
+        );
         assert_eq!(event.payload.as_bytes(), [0, 255]);
         assert_eq!(event.content_type, "application/x");
         assert_eq!(event.headers.get("correlation_id"), Some("c"));
@@ -219,34 +256,94 @@ mod tests {
         for (line, said) in [
             (r#"{"payload":"CANARY"}"#, "type is missing"),
             (r#"{"type":"a"}"#, "neither payload nor data"),
-            (r#"{"type":"a","payload":"CANARY","data":"AA=="}"#, "both payload and data"),
+            (
+                r#"{"type":"a","payload":"CANARY","data":"AA=="}"#,
+                "both payload and data",
+            ),
             (r#"{"type":"a","data":"CANARY!"}"#, "data is not base64"),
             (r#"{"type":"a","payload":{"x":"CANARY"}"#, "does not end"),
-            (r#"{"type":"a","payload":{"x":CANARY}}"#, "column 28 is not JSON"),
+            (
+                r#"{"type":"a","payload":{"x":CANARY}}"#,
+                "column 28 is not JSON",
+            ),
             (r#"{"type":"a","payload":1} "CANARY""#, "not a JSON object"),
             (r#""CANARY""#, "not a JSON object"),
             (r#"["CANARY"]"#, "not a JSON object"),
-            (r#"{"type":"a","payload":1,"sequence":"CANARY"}"#, "\"sequence\" is unknown"),
-            (r#"{"type":"a","payload":1,"payload":"CANARY"}"#, "payload is there twice"),
+            (
+                r#"{"type":"a","payload":1,"sequence":"CANARY"}"#,
+                "\"sequence\" is unknown",
+            ),
+            (
+                r#"{"type":"a","payload":1,"payload":"CANARY"}"#,
+                "payload is there twice",
+            ),
             (r#"{"type":7,"payload":"CANARY"}"#, "type is not a string"),
-            (r#"{"type":"a b","payload":"CANARY"}"#, "type is not 1 to 255"),
-            (r#"{"type":"a","payload":1,"id":"CANARY"}"#, "id is not a UUID"),
-            (r#"{"type":"a","payload":1,"tenant_id":"CAN ARY"}"#, "tenant_id is not"),
-            (r#"{"type":"a","payload":1,"tenant_id":""}"#, "tenant_id is not"),
-            (r#"{"type":"a","payload":1,"aggregate_id":""}"#, "aggregate_id is not"),
-            (r#"{"type":"a","payload":1,"aggregate_type":1}"#, "aggregate_type is not a string"),
-            (r#"{"type":"a","payload":1,"schema_ver":"CANARY"}"#, "schema_ver is not"),
-            (r#"{"type":"a","payload":1,"schema_ver":1.5}"#, "schema_ver is not"),
-            (r#"{"type":"a","payload":1,"schema_ver":-1}"#, "schema_ver is not"),
-            (r#"{"type":"a","payload":1,"schema_ver":4294967295}"#, "schema_ver is over"),
-            (r#"{"type":"a","payload":1,"headers":["CANARY"]}"#, "headers is not"),
-            (r#"{"type":"a","payload":1,"headers":{"ce-id":"CANARY"}}"#, "header \"ce-id\""),
-            (r#"{"type":"a","payload":1,"occurred_at":"CANARY"}"#, "occurred_at is not"),
-            (r#"{"type":"a","payload":1,"available_at":0}"#, "available_at is not"),
+            (
+                r#"{"type":"a b","payload":"CANARY"}"#,
+                "type is not 1 to 255",
+            ),
+            (
+                r#"{"type":"a","payload":1,"id":"CANARY"}"#,
+                "id is not a UUID",
+            ),
+            (
+                r#"{"type":"a","payload":1,"tenant_id":"CAN ARY"}"#,
+                "tenant_id is not",
+            ),
+            (
+                r#"{"type":"a","payload":1,"tenant_id":""}"#,
+                "tenant_id is not",
+            ),
+            (
+                r#"{"type":"a","payload":1,"aggregate_id":""}"#,
+                "aggregate_id is not",
+            ),
+            (
+                r#"{"type":"a","payload":1,"aggregate_type":1}"#,
+                "aggregate_type is not a string",
+            ),
+            (
+                r#"{"type":"a","payload":1,"schema_ver":"CANARY"}"#,
+                "schema_ver is not",
+            ),
+            (
+                r#"{"type":"a","payload":1,"schema_ver":1.5}"#,
+                "schema_ver is not",
+            ),
+            (
+                r#"{"type":"a","payload":1,"schema_ver":-1}"#,
+                "schema_ver is not",
+            ),
+            (
+                r#"{"type":"a","payload":1,"schema_ver":4294967295}"#,
+                "schema_ver is over",
+            ),
+            (
+                r#"{"type":"a","payload":1,"headers":["CANARY"]}"#,
+                "headers is not",
+            ),
+            (
+                r#"{"type":"a","payload":1,"headers":{"ce-id":"CANARY"}}"#,
+                "header \"ce-id\"",
+            ),
+            (
+                r#"{"type":"a","payload":1,"occurred_at":"CANARY"}"#,
+                "occurred_at is not",
+            ),
+            (
+                r#"{"type":"a","payload":1,"available_at":0}"#,
+                "available_at is not",
+            ),
         ] {
             let complaint = parse(line.as_bytes()).unwrap_err();
-            assert!(complaint.contains(said) && !complaint.contains("CANARY"), "{line}: {complaint}");
+            assert!(
+                complaint.contains(said) && !complaint.contains("CANARY"),
+                "{line}: {complaint}"
+            );
         }
-        assert_eq!(parse(b"{\"type\":\"\xff\"}").unwrap_err(), "byte 10 is not UTF-8");
+        assert_eq!(
+            parse(b"{\"type\":\"\xff\"}").unwrap_err(),
+            "byte 10 is not UTF-8"
+        );
     }
 }

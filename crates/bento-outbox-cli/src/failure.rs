@@ -17,12 +17,18 @@ pub(crate) struct Failure {
 impl Failure {
     /// What was asked for could not be done: exit code 1.
     pub(crate) fn failed(message: impl AsRef<str>) -> Self {
-        Self { message: sanitised(message.as_ref()), code: 1 }
+        Self {
+            message: sanitised(message.as_ref()),
+            code: 1,
+        }
     }
 
     /// A wrong use of the program or a wrong setting: exit code 2.
     pub(crate) fn misuse(message: impl AsRef<str>) -> Self {
-        Self { message: sanitised(message.as_ref()), code: 2 }
+        Self {
+            message: sanitised(message.as_ref()),
+            code: 2,
+        }
     }
 
     /// The exit code.
@@ -32,7 +38,10 @@ impl Failure {
 
     /// The same failure, said about something: `what: …`.
     pub(crate) fn about(self, what: impl fmt::Display) -> Self {
-        Self { message: sanitised(&format!("{what}: {}", self.message)), ..self }
+        Self {
+            message: sanitised(&format!("{what}: {}", self.message)),
+            ..self
+        }
     }
 }
 

@@ -1,7 +1,12 @@
 //! The program `bento-outbox`: the relay and the operator's commands.
 #![cfg_attr(
     not(any(feature = "sqlite", feature = "postgres")),
-    allow(unreachable_code, unused_variables, dead_code, reason = "no command gets further than to a database")
+    allow(
+        unreachable_code,
+        unused_variables,
+        dead_code,
+        reason = "no command gets further than to a database"
+    )
 )]
 
 mod commands;
@@ -28,7 +33,12 @@ use crate::settings::{Flags, Settings};
 /// The transactional outbox: events committed with the business data, published at least once, in
 /// order.
 #[derive(Parser)]
-#[command(name = "bento-outbox", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "bento-outbox",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 #[command(after_help = "Example:
   bento-outbox demo
 
@@ -65,13 +75,20 @@ fn main() -> ExitCode {
         Err(usage) => return said(&usage),
     };
     ended.unwrap_or_else(|failure| {
-        terminal::say(format!("{} {failure}", terminal::Paint::stderr().red("error:")));
+        terminal::say(format!(
+            "{} {failure}",
+            terminal::Paint::stderr().red("error:")
+        ));
         ExitCode::from(failure.code())
     })
 }
 
 fn executed(cli: Cli) -> Result<ExitCode> {
-    let flags = Flags { config: cli.config, database_url: cli.database_url, bus_url: cli.bus_url };
+    let flags = Flags {
+        config: cli.config,
+        database_url: cli.database_url,
+        bus_url: cli.bus_url,
+    };
     let settings = || Settings::load(&flags);
     match cli.command {
         #[cfg(feature = "sqlite")]
@@ -97,9 +114,16 @@ fn finish(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
 /// Says what clap has to say (help, version or what is wrong) and gives the exit code for it.
 fn said(usage: &clap::Error) -> ExitCode {
     // Clap repeats words it does not know, and a URL given without its flag is such a word.
-    let repeats = matches!(usage.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::InvalidValue);
+    let repeats = matches!(
+        usage.kind(),
+        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::InvalidValue
+    );
     if repeats {
-        usage.to_string().trim_end().lines().for_each(|line| terminal::say(without_passwords(line)));
+        usage
+            .to_string()
+            .trim_end()
+            .lines()
+            .for_each(|line| terminal::say(without_passwords(line)));
     } else {
         let _ = usage.print();
     }
@@ -107,8 +131,17 @@ fn said(usage: &clap::Error) -> ExitCode {
 }
 
 fn without_passwords(line: &str) -> String {
-    let masked = |word: &str| if word.contains(':') { settings::masked(word) } else { word.into() };
-    line.split(' ').map(masked).collect::<Vec<String>>().join(" ")
+    let masked = |word: &str| {
+        if word.contains(':') {
+            settings::masked(word)
+        } else {
+            word.into()
+        }
+    };
+    line.split(' ')
+        .map(masked)
+        .collect::<Vec<String>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -120,7 +153,10 @@ mod tests {
         let mut cli = Cli::command();
         cli.clone().debug_assert();
         assert!(cli.render_long_help().to_string().contains("Example"));
-        for command in cli.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+        for command in cli
+            .get_subcommands_mut()
+            .filter(|command| command.get_name() != "help")
+        {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Example"), "{help}");
         }

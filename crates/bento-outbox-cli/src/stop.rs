@@ -17,7 +17,8 @@ impl Stop {
     /// # Errors
     /// The operating system does not let us.
     pub(crate) fn on_signals() -> Result<Self> {
-        let mut signals = Signals::new().map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
+        let mut signals = Signals::new()
+            .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
         let (request, requested) = watch::channel(false);
         tokio::spawn(async move {
             signals.next().await;
@@ -36,7 +37,11 @@ impl Stop {
     /// Returns when somebody asks to stop.
     pub(crate) async fn requested(&self) {
         // The sender ends only with the process.
-        let _ = self.requested.clone().wait_for(|requested| *requested).await;
+        let _ = self
+            .requested
+            .clone()
+            .wait_for(|requested| *requested)
+            .await;
     }
 }
 
@@ -50,7 +55,10 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     /// The exit code of a process that the next signal ends.

@@ -14,9 +14,9 @@ use crate::failure::{Failure, Result};
 pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to standard output: {error}")))
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format!(
+            "cannot write to standard output: {error}"
+        ))),
         _ => Ok(()),
     }
 }
@@ -43,14 +43,21 @@ pub(crate) struct Paint {
     on: bool,
 }
 
-#[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "most of them are for the demo"))]
+#[cfg_attr(
+    not(feature = "sqlite"),
+    expect(dead_code, reason = "most of them are for the demo")
+)]
 impl Paint {
     pub(crate) fn stdout() -> Self {
-        Self { on: coloured(io::stdout().is_terminal()) }
+        Self {
+            on: coloured(io::stdout().is_terminal()),
+        }
     }
 
     pub(crate) fn stderr() -> Self {
-        Self { on: coloured(io::stderr().is_terminal()) }
+        Self {
+            on: coloured(io::stderr().is_terminal()),
+        }
     }
 
     pub(crate) fn bold(self, text: &str) -> String {
@@ -74,18 +81,28 @@ impl Paint {
     }
 
     fn with(self, code: &str, text: &str) -> String {
-        if self.on { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.into() }
+        if self.on {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.into()
+        }
     }
 }
 
 /// A bar on standard error for work whose size is known; it is not there in a pipe.
 pub(crate) fn bar(length: u64) -> ProgressBar {
-    styled(ProgressBar::new(length), "{bar:32} {human_pos} of {human_len} events  {per_sec}  {eta} left")
+    styled(
+        ProgressBar::new(length),
+        "{bar:32} {human_pos} of {human_len} events  {per_sec}  {eta} left",
+    )
 }
 
 /// A spinner on standard error for work of unknown size; it is not there in a pipe.
 pub(crate) fn spinner(what: &'static str) -> ProgressBar {
-    let spinner = styled(ProgressBar::new_spinner(), "{spinner} {human_pos} {msg}  {per_sec}");
+    let spinner = styled(
+        ProgressBar::new_spinner(),
+        "{spinner} {human_pos} {msg}  {per_sec}",
+    );
     spinner.set_message(what);
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner

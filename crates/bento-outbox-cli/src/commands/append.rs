@@ -49,7 +49,9 @@ impl Append {
             terminal::say("reading JSON lines from standard input; end with Ctrl-D");
         }
         let lines = Lines::new(io::stdin().lock());
-        let written: Written = with_store!(database, store => write_all(store, lines).await)?;
+        let written: Result<Written> =
+            with_store!(database, store => write_all(store, lines).await);
+        let written = written?;
         terminal::print(|out| written.ids.iter().try_for_each(|id| writeln!(out, "{id}")))?;
         written.report();
         Ok(ExitCode::SUCCESS)
@@ -57,25 +59,32 @@ impl Append {
 }
 
 /// Writes every event of `lines` or none.
-async fn write_all<S: TransactionalStore, R: BufRead>(store: S, mut lines: Lines<R>) -> Result<Written> {
+async fn write_all<S: TransactionalStore, R: BufRead>(
+    store: S,
+    mut lines: Lines<R>,
+) -> Result<Written> {
     let outbox = Outbox::new(store.clone());
     let mut written = Written::default();
     let progress = terminal::spinner("events read");
+    // Read before the transaction begins: whoever types should not keep other writers waiting.
+    let mut chunk = lines.next_chunk()?;
     let mut transaction = store.begin(None).await?;
-    loop {
-        let Chunk { events, lines: numbers } = lines.next_chunk()?;
-        let (Some(&(first, _)), Some(&(last, _))) = (numbers.first(), numbers.last()) else {
-            break;
-        };
+    while let (Some(&(first, _)), Some(&(last, _))) = (chunk.lines.first(), chunk.lines.last()) {
         let appended = outbox
-            .append(S::connection(&mut transaction), events)
+            .append(S::connection(&mut transaction), chunk.events)
             .await
-            .map_err(|error| Failure::from(error).about(format!("nothing is written: lines {first} to {last}")))?;
-        written.add(&numbers, appended);
+            .map_err(|error| {
+                Failure::from(error).about(format!("nothing is written: lines {first} to {last}"))
+            })?;
+        written.add(&chunk.lines, appended);
         progress.set_position(written.events());
+        chunk = lines.next_chunk()?;
     }
     progress.finish_and_clear();
-    let appended = Appended { ids: written.ids.clone(), duplicates: Vec::new() };
+    let appended = Appended {
+        ids: written.ids.clone(),
+        duplicates: Vec::new(),
+    };
     store.commit(transaction, &appended).await.map_err(|error| match error.kind() {
         ErrorKind::CommitUnknown => Failure::from(error).about(
             "the events may be written or not; giving the same lines again is safe where each has an id of its own",
@@ -118,7 +127,10 @@ impl Written {
         if self.duplicate_count == 0 {
             return;
         }
-        terminal::say(format!("{} skipped, because the id was there already:", counted(self.duplicate_count)));
+        terminal::say(format!(
+            "{} skipped, because the id was there already:",
+            counted(self.duplicate_count)
+        ));
         for (line, id) in &self.duplicates {
             terminal::say(format!("  line {line}: {id}"));
         }
@@ -130,7 +142,11 @@ impl Written {
 }
 
 fn counted(events: u64) -> String {
-    if events == 1 { "1 event".into() } else { format!("{events} events") }
+    if events == 1 {
+        "1 event".into()
+    } else {
+        format!("{events} events")
+    }
 }
 
 /// What goes into one statement.
@@ -150,15 +166,26 @@ struct Lines<R> {
 
 impl<R: BufRead> Lines<R> {
     fn new(input: R) -> Self {
-        Self { input, number: 0, line: Vec::new() }
+        Self {
+            input,
+            number: 0,
+            line: Vec::new(),
+        }
     }
 
     /// The next events, as many as go into one statement; none at the end.
     fn next_chunk(&mut self) -> Result<Chunk> {
         let (mut chunk, mut bytes) = (Chunk::default(), 0);
-        while chunk.events.len() < CHUNK_EVENTS_MAX && bytes < CHUNK_BYTES_MAX && self.next_line()? {
+        while chunk.events.len() < CHUNK_EVENTS_MAX
+            && bytes < CHUNK_BYTES_MAX
+            && self.next_line()?
+        {
             bytes += self.line.len();
-            let line = self.line.strip_prefix(b"\xef\xbb\xbf").filter(|_| self.number == 1).unwrap_or(&self.line);
+            let line = self
+                .line
+                .strip_prefix(b"\xef\xbb\xbf")
+                .filter(|_| self.number == 1)
+                .unwrap_or(&self.line);
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
@@ -174,9 +201,11 @@ impl<R: BufRead> Lines<R> {
         self.line.clear();
         self.number += 1;
         let mut limited = self.input.by_ref().take(LINE_BYTES_MAX as u64 + 1);
-        let read = limited
-            .read_until(b'\n', &mut self.line)
-            .map_err(|error| Failure::failed(format!("cannot read standard input: {error}; nothing is written")))?;
+        let read = limited.read_until(b'\n', &mut self.line).map_err(|error| {
+            Failure::failed(format!(
+                "cannot read standard input: {error}; nothing is written"
+            ))
+        })?;
         if self.line.last() == Some(&b'\n') {
             self.line.pop();
         }
@@ -187,7 +216,10 @@ impl<R: BufRead> Lines<R> {
     }
 
     fn refuse(&self, complaint: &str) -> Failure {
-        Failure::failed(format!("line {}: {complaint}; nothing is written", self.number))
+        Failure::failed(format!(
+            "line {}: {complaint}; nothing is written",
+            self.number
+        ))
     }
 }
 
@@ -199,7 +231,12 @@ mod tests {
         let mut lines = Lines::new(input.as_bytes());
         let mut chunks = Vec::new();
         loop {
-            let chunk: Vec<u64> = lines.next_chunk()?.lines.iter().map(|(line, _)| *line).collect();
+            let chunk: Vec<u64> = lines
+                .next_chunk()?
+                .lines
+                .iter()
+                .map(|(line, _)| *line)
+                .collect();
             if chunk.is_empty() {
                 return Ok(chunks);
             }
@@ -220,9 +257,17 @@ mod tests {
     #[test]
     fn a_bad_line_is_named() {
         let said = chunks("\n{\"type\":\"a\"}\n").unwrap_err();
-        assert_eq!(said.to_string(), "line 2: it has neither payload nor data; nothing is written");
+        assert_eq!(
+            said.to_string(),
+            "line 2: it has neither payload nor data; nothing is written"
+        );
         let long = format!("\"{}\"", "x".repeat(LINE_BYTES_MAX));
-        assert!(chunks(&long).unwrap_err().to_string().starts_with("line 1: it is over 32 MiB"));
+        assert!(
+            chunks(&long)
+                .unwrap_err()
+                .to_string()
+                .starts_with("line 1: it is over 32 MiB")
+        );
     }
 
     #[test]
@@ -230,9 +275,21 @@ mod tests {
         let id = Uuid::now_v7();
         let lines = [(3, id), (5, id)];
         let mut written = Written::default();
-        written.add(&lines, Appended { ids: vec![id], duplicates: vec![id] });
+        written.add(
+            &lines,
+            Appended {
+                ids: vec![id],
+                duplicates: vec![id],
+            },
+        );
         assert_eq!(written.duplicates, [(5, id)]);
-        written.add(&lines, Appended { ids: vec![], duplicates: vec![id, id] });
+        written.add(
+            &lines,
+            Appended {
+                ids: vec![],
+                duplicates: vec![id, id],
+            },
+        );
         assert_eq!((written.duplicate_count, written.events()), (3, 4));
     }
 }

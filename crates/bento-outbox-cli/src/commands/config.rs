@@ -86,8 +86,14 @@ struct One<'a> {
 impl Serialize for One<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut one = serializer.serialize_struct("Setting", 4)?;
-        one.serialize_field("value", &self.given.map(|given| self.setting.kind.shown(&given.text)))?;
-        one.serialize_field("origin", self.given.map_or("default", |given| given.origin.word()))?;
+        one.serialize_field(
+            "value",
+            &self.given.map(|given| self.setting.kind.shown(&given.text)),
+        )?;
+        one.serialize_field(
+            "origin",
+            self.given.map_or("default", |given| given.origin.word()),
+        )?;
         one.serialize_field("from", &origin(self.given))?;
         one.serialize_field("meaning", self.setting.meaning)?;
         one.end()

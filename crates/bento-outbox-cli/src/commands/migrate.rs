@@ -24,7 +24,10 @@ impl Migrate {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         settings.refuse_unsupported()?;
         if self.print {
-            let sql = connect::database_created(&settings).await?.store().migrations();
+            let sql = connect::database_created(&settings)
+                .await?
+                .store()
+                .migrations();
             terminal::print(|out| writeln!(out, "{}", sql.trim_end()))?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -33,7 +36,10 @@ impl Migrate {
         terminal::say(match applied.as_slice() {
             [] => "the tables are up to date".to_string(),
             [version] => format!("applied migration {version}; the tables are up to date"),
-            versions => format!("applied {} migrations; the tables are up to date", versions.len()),
+            versions => format!(
+                "applied {} migrations; the tables are up to date",
+                versions.len()
+            ),
         });
         Ok(ExitCode::SUCCESS)
     }

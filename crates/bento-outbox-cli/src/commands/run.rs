@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use bento_outbox::{Batch, OutboxRecord, Outcome, Projector, Publisher, Rejection, RejectionClass, Store};
+use bento_outbox::{
+    Batch, OutboxRecord, Outcome, Projector, Publisher, Rejection, RejectionClass, Store,
+};
 use clap::Args;
 use tokio::sync::watch;
 
@@ -40,7 +42,10 @@ impl Run {
         logging::begin(&settings);
         let without_effect = settings.without_effect();
         if !without_effect.is_empty() {
-            tracing::info!(settings = without_effect.join(","), "these settings have no effect in this version yet");
+            tracing::info!(
+                settings = without_effect.join(","),
+                "these settings have no effect in this version yet"
+            );
         }
         store.check().await?;
         match self.once {
@@ -52,18 +57,29 @@ impl Run {
 }
 
 /// Carries events until told to stop.
-async fn always(settings: &Settings, store: Arc<dyn Store>, bus: Arc<dyn Publisher>, stop: &Stop) -> Result<()> {
+async fn always(
+    settings: &Settings,
+    store: Arc<dyn Store>,
+    bus: Arc<dyn Publisher>,
+    stop: &Stop,
+) -> Result<()> {
     let (lost, mut is_lost) = watch::channel(None);
     let bus: Arc<dyn Publisher> = match settings::scheme(&settings.bus_url) {
         Some("stdout") => Arc::new(Unhealable { bus, lost }),
         _ => bus,
     };
-    let (database_url, bus_url) = (settings::masked(&settings.database_url), settings::masked(&settings.bus_url));
+    let (database_url, bus_url) = (
+        settings::masked(&settings.database_url),
+        settings::masked(&settings.bus_url),
+    );
     tracing::info!(database = database_url, bus = bus_url, "relay started");
     let checked = bus.clone();
     tokio::spawn(async move {
         if let Err(rejection) = checked.check().await {
-            tracing::warn!(reason = rejection.reason, "the bus is not ready; events are kept until it is");
+            tracing::warn!(
+                reason = rejection.reason,
+                "the bus is not ready; events are kept until it is"
+            );
         }
     });
     let projector = Projector::new(store, bus, settings.projector.clone());
@@ -95,7 +111,10 @@ impl Publisher for Unhealable {
         let outcomes = self.bus.publish(batch).await;
         for outcome in &outcomes {
             if let Outcome::Rejected(rejection) = outcome
-                && matches!(rejection.class, RejectionClass::Unreachable | RejectionClass::Config)
+                && matches!(
+                    rejection.class,
+                    RejectionClass::Unreachable | RejectionClass::Config
+                )
             {
                 self.lost.send_replace(Some(rejection.clone()));
             }
@@ -109,13 +128,26 @@ impl Publisher for Unhealable {
 }
 
 /// Carries events until nothing is due.
-async fn once(settings: &Settings, store: Arc<dyn Store>, bus: Arc<dyn Publisher>, stop: &Stop) -> Result<()> {
+async fn once(
+    settings: &Settings,
+    store: Arc<dyn Store>,
+    bus: Arc<dyn Publisher>,
+    stop: &Stop,
+) -> Result<()> {
     let away = |rejection: &Rejection, sent: usize| {
         let url = settings::masked(&settings.bus_url);
-        Failure::failed(format!("the bus {url} takes no events: {} ({sent} sent before)", rejection.reason))
+        Failure::failed(format!(
+            "the bus {url} takes no events: {} ({sent} sent before)",
+            rejection.reason
+        ))
     };
     bus.check().await.map_err(|rejection| away(&rejection, 0))?;
-    let backlog = store.status().await?.iter().map(|tenant| tenant.new + tenant.retrying).sum();
+    let backlog = store
+        .status()
+        .await?
+        .iter()
+        .map(|tenant| tenant.new + tenant.retrying)
+        .sum();
     let progress = terminal::bar(backlog);
     let projector = Projector::new(store, bus, settings.projector.clone());
     let begun = Instant::now();
@@ -134,7 +166,10 @@ async fn once(settings: &Settings, store: Arc<dyn Store>, bus: Arc<dyn Publisher
             break;
         }
         if stop.is_requested() {
-            return Err(Failure::failed(format!("stopped before everything due was sent ({} sent)", all.sent)));
+            return Err(Failure::failed(format!(
+                "stopped before everything due was sent ({} sent)",
+                all.sent
+            )));
         }
     }
     progress.finish_and_clear();
@@ -145,7 +180,10 @@ async fn once(settings: &Settings, store: Arc<dyn Store>, bus: Arc<dyn Publisher
 fn summary(all: &Batch, seconds: f64) -> String {
     let mut summary = match all.sent {
         0 => "nothing was due".to_string(),
-        sent => format!("{sent} sent in {seconds:.1} s ({:.0} a second)", sent as f64 / seconds.max(0.001)),
+        sent => format!(
+            "{sent} sent in {seconds:.1} s ({:.0} a second)",
+            sent as f64 / seconds.max(0.001)
+        ),
     };
     if all.retried > 0 {
         summary += &format!(", {} failed attempts to be repeated", all.retried);

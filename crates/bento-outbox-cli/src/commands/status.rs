@@ -41,23 +41,33 @@ impl Status {
         let store = connect::database(&settings).await?.store();
         store.check().await?;
         let tenants = store.status().await?;
-        let report = Report { total: total(&tenants), tenants };
+        let report = Report {
+            total: total(&tenants),
+            tenants,
+        };
         if self.json {
             let json = serde_json::to_string(&report).unwrap_or_default();
             terminal::print(|out| writeln!(out, "{json}"))?;
         } else if report.tenants.is_empty() {
-            terminal::say("the outbox is empty: no event was written yet, or all were sent and are no longer kept");
+            terminal::say(
+                "the outbox is empty: no event was written yet, or all were sent and are no longer kept",
+            );
         } else if terminal::stdout_is_terminal() {
             terminal::print(|out| writeln!(out, "{}", table(&report)))?;
         } else {
             terminal::print(|out| {
                 writeln!(out, "{}", HEADER.join("\t"))?;
                 let rows = report.tenants.iter().chain([&report.total]);
-                rows.map(cells).try_for_each(|cells| writeln!(out, "{}", cells.join("\t")))
+                rows.map(cells)
+                    .try_for_each(|cells| writeln!(out, "{}", cells.join("\t")))
             })?;
         }
         let needs_a_person = self.check && report.total.dead > 0;
-        Ok(if needs_a_person { ExitCode::from(3) } else { ExitCode::SUCCESS })
+        Ok(if needs_a_person {
+            ExitCode::from(3)
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 }
 
@@ -69,12 +79,25 @@ fn total(tenants: &[TenantStatus]) -> TenantStatus {
         retrying: sum(|tenant| tenant.retrying),
         sent: sum(|tenant| tenant.sent),
         dead: sum(|tenant| tenant.dead),
-        oldest_new_seconds: tenants.iter().filter_map(|tenant| tenant.oldest_new_seconds).reduce(f64::max),
-        sent_per_second: tenants.iter().fold(0.0, |sum, tenant| sum + tenant.sent_per_second),
+        oldest_new_seconds: tenants
+            .iter()
+            .filter_map(|tenant| tenant.oldest_new_seconds)
+            .reduce(f64::max),
+        sent_per_second: tenants
+            .iter()
+            .fold(0.0, |sum, tenant| sum + tenant.sent_per_second),
     }
 }
 
-const HEADER: [&str; 7] = ["tenant", "new", "retrying", "sent", "dead", "oldest unsent", "sent a second"];
+const HEADER: [&str; 7] = [
+    "tenant",
+    "new",
+    "retrying",
+    "sent",
+    "dead",
+    "oldest unsent",
+    "sent a second",
+];
 
 fn table(report: &Report) -> Table {
     let mut table = Table::new();
@@ -87,7 +110,10 @@ fn table(report: &Report) -> Table {
     if report.tenants.len() > 1 {
         table.add_row(cells(&report.total));
     }
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+        .column_iter_mut()
+        .skip(1)
+        .for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }
 
@@ -115,10 +141,21 @@ mod tests {
 
     #[test]
     fn the_total_is_of_all_tenants_and_the_oldest_is_nobodys_when_all_are_sent() {
-        let tenant = |new, oldest_new_seconds| TenantStatus { new, oldest_new_seconds, dead: 1, ..Default::default() };
+        let tenant = |new, oldest_new_seconds| TenantStatus {
+            new,
+            oldest_new_seconds,
+            dead: 1,
+            ..Default::default()
+        };
         let all = total(&[tenant(1, Some(3.0)), tenant(2, Some(75.5)), tenant(0, None)]);
-        assert_eq!((all.new, all.dead, all.oldest_new_seconds), (3, 3, Some(75.5)));
-        assert!(total(&[]).sent_per_second.is_sign_positive(), "printed as 0.0");
+        assert_eq!(
+            (all.new, all.dead, all.oldest_new_seconds),
+            (3, 3, Some(75.5))
+        );
+        assert!(
+            total(&[]).sent_per_second.is_sign_positive(),
+            "printed as 0.0"
+        );
         assert_eq!(total(&[tenant(0, None)]).oldest_new_seconds, None);
         assert_eq!(age(75.5), "1m 15s");
     }

@@ -32,7 +32,10 @@ pub(crate) struct Settings {
     /// The bus.
     pub(crate) bus_url: String,
     /// The template of an event's topic.
-    #[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "for buses that have topics"))]
+    #[cfg_attr(
+        not(feature = "nats"),
+        allow(dead_code, reason = "for buses that have topics")
+    )]
     pub(crate) topic: Topic,
     /// How records become CloudEvents.
     pub(crate) cloud_events: CloudEvents,
@@ -55,7 +58,10 @@ impl Settings {
         Self::from(flags, std::env::vars_os())
     }
 
-    fn from(flags: &Flags, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self> {
+    fn from(
+        flags: &Flags,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self> {
         let file = sources::file(flags.config.as_deref())?;
         let environment = sources::environment(variables)?;
         let layers = [file.given, environment, flags.given()];
@@ -66,7 +72,10 @@ impl Settings {
             tables: Tables::new(in_force.text("schema"), in_force.text("table"))?,
             bus_url: in_force.text("bus_url").into(),
             topic: in_force.read("topic", |text| text.parse().ok())?,
-            cloud_events: CloudEvents { source: in_force.text("source").into(), ..CloudEvents::default() },
+            cloud_events: CloudEvents {
+                source: in_force.text("source").into(),
+                ..CloudEvents::default()
+            },
             projector: ProjectorSettings {
                 batch_size: in_force.read("batch_size", value::whole)?,
                 tenants: in_force.read("tenants", value::tenants)?,
@@ -96,7 +105,10 @@ impl Settings {
         if let Some((section, origin)) = self.sections.first() {
             return Err(Failure::misuse(format!("{section} ({origin}) {what}")));
         }
-        match self.given().find(|given| given.setting.support == Support::Refused) {
+        match self
+            .given()
+            .find(|given| given.setting.support == Support::Refused)
+        {
             Some(given) => Err(given.refuse(what)),
             None => Ok(()),
         }
@@ -112,7 +124,9 @@ impl Settings {
 
     /// Every setting with its value, in the order of the table; no value where it is unset.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&'static Setting, Option<&Given>)> {
-        SETTINGS.iter().map(|setting| (setting, self.in_force.get(setting.name)))
+        SETTINGS
+            .iter()
+            .map(|setting| (setting, self.in_force.get(setting.name)))
     }
 
     /// What is wrong with the value of `name`, and where it came from.
@@ -124,7 +138,9 @@ impl Settings {
     }
 
     fn given(&self) -> impl Iterator<Item = &Given> {
-        self.all().filter_map(|(_, given)| given).filter(|given| given.origin != Origin::Default)
+        self.all()
+            .filter_map(|(_, given)| given)
+            .filter(|given| given.origin != Origin::Default)
     }
 }
 
@@ -137,12 +153,20 @@ impl InForce {
     fn of(layers: impl Iterator<Item = Given>) -> Result<Self> {
         let default = |setting: &'static Setting| {
             let text = setting.default?.to_string();
-            Some(Given { setting, text, origin: Origin::Default })
+            Some(Given {
+                setting,
+                text,
+                origin: Origin::Default,
+            })
         };
         let mut in_force: Vec<Given> = SETTINGS.iter().filter_map(default).collect();
         for given in layers {
             // Also a value that another one covers must be right: it may come to light any day.
-            given.setting.kind.check(&given.text).map_err(|what| given.refuse(&what))?;
+            given
+                .setting
+                .kind
+                .check(&given.text)
+                .map_err(|what| given.refuse(&what))?;
             in_force.retain(|other| other.setting.name != given.setting.name);
             in_force.push(given);
         }
@@ -158,27 +182,43 @@ impl InForce {
     }
 
     fn read<T>(&self, name: &str, read: fn(&str) -> Option<T>) -> Result<T> {
-        read(self.text(name)).ok_or_else(|| Failure::misuse(format!("{name} has no value that can be read")))
+        read(self.text(name))
+            .ok_or_else(|| Failure::misuse(format!("{name} has no value that can be read")))
     }
 
     /// # Errors
     /// Two values that are right by themselves and wrong together.
     fn contradictions(&self) -> Result<()> {
-        for (less, more) in [("retry_multiplier", "retry_max_delay"), ("poll_interval_busy", "poll_interval_idle")] {
+        for (less, more) in [
+            ("retry_multiplier", "retry_max_delay"),
+            ("poll_interval_busy", "poll_interval_idle"),
+        ] {
             if self.read::<Duration>(less, value::duration)? > self.read(more, value::duration)? {
-                return Err(self.contradiction(more, &format!("is less than {}", self.described(less))));
+                return Err(
+                    self.contradiction(more, &format!("is less than {}", self.described(less)))
+                );
             }
         }
         if self.text("ordering") == "none" && self.text("on_dead_letter") == "block" {
-            let what = format!("is block, but nothing waits for anything with {}", self.described("ordering"));
+            let what = format!(
+                "is block, but nothing waits for anything with {}",
+                self.described("ordering")
+            );
             return Err(self.contradiction("on_dead_letter", &what));
         }
         let address = self.text("admin_addr").parse::<SocketAddr>();
-        if address.is_ok_and(|address| !address.ip().is_loopback()) && self.get("admin_token").is_none() {
-            return Err(self.contradiction("admin_addr", "is not loopback, which needs an admin_token"));
+        if address.is_ok_and(|address| !address.ip().is_loopback())
+            && self.get("admin_token").is_none()
+        {
+            return Err(
+                self.contradiction("admin_addr", "is not loopback, which needs an admin_token")
+            );
         }
         if self.get("encryption_key_id").is_some() && self.get("encryption_keys").is_none() {
-            return Err(self.contradiction("encryption_key_id", "names a key, but there are no encryption_keys"));
+            return Err(self.contradiction(
+                "encryption_key_id",
+                "names a key, but there are no encryption_keys",
+            ));
         }
         Ok(())
     }
@@ -193,7 +233,11 @@ impl InForce {
     /// `retry_multiplier 10s (default)`.
     fn described(&self, name: &str) -> String {
         match self.get(name) {
-            Some(given) => format!("{name} {} ({})", given.setting.kind.shown(&given.text), given.origin),
+            Some(given) => format!(
+                "{name} {} ({})",
+                given.setting.kind.shown(&given.text),
+                given.origin
+            ),
             None => name.into(),
         }
     }

@@ -65,7 +65,9 @@ impl fmt::Display for Origin {
             Self::Default => write!(f, "default"),
             Self::File { path, line } => write!(f, "{} line {line}", path.display()),
             Self::Variable(name) => write!(f, "environment variable {name}"),
-            Self::VariableFile { variable, path } => write!(f, "{} named by {variable}", path.display()),
+            Self::VariableFile { variable, path } => {
+                write!(f, "{} named by {variable}", path.display())
+            }
             Self::Flag(flag) => write!(f, "{flag}"),
         }
     }
@@ -83,7 +85,11 @@ impl Flags {
     pub(crate) fn given(&self) -> Vec<Given> {
         let flag = |name, flag, text: &Option<String>| {
             let (text, setting) = (text.clone()?, Setting::named(name)?);
-            Some(Given { setting, text, origin: Origin::Flag(flag) })
+            Some(Given {
+                setting,
+                text,
+                origin: Origin::Flag(flag),
+            })
         };
         let urls = [
             flag("database_url", "--database-url", &self.database_url),
@@ -97,7 +103,9 @@ impl Flags {
 ///
 /// # Errors
 /// A variable that is no setting's, is not UTF-8, or says again what its `_FILE` says.
-pub(crate) fn environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Vec<Given>> {
+pub(crate) fn environment(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Vec<Given>> {
     let mut given: Vec<Given> = Vec::new();
     for (name, text) in variables {
         let Some(name) = name.to_str().filter(|name| name.starts_with("OUTBOX_")) else {
@@ -106,21 +114,40 @@ pub(crate) fn environment(variables: impl IntoIterator<Item = (OsString, OsStrin
         let Some((setting, in_file)) = setting_of(name) else {
             let known: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
             let hint = did_you_mean(name, known.iter().map(String::as_str));
-            return Err(Failure::misuse(format!("environment variable {name} is no setting{hint}")));
+            return Err(Failure::misuse(format!(
+                "environment variable {name} is no setting{hint}"
+            )));
         };
-        if let Some(other) = given.iter().find(|other| other.setting.name == setting.name) {
+        if let Some(other) = given
+            .iter()
+            .find(|other| other.setting.name == setting.name)
+        {
             let variable = setting.variable();
-            return Err(other.refuse(&format!("is set twice: by {variable} and by {variable}_FILE")));
+            return Err(other.refuse(&format!(
+                "is set twice: by {variable} and by {variable}_FILE"
+            )));
         }
         let Ok(text) = text.into_string() else {
-            return Err(Failure::misuse(format!("environment variable {name} is not UTF-8")));
+            return Err(Failure::misuse(format!(
+                "environment variable {name} is not UTF-8"
+            )));
         };
         let (text, origin) = if in_file {
-            (one_value(name, &text)?, Origin::VariableFile { variable: name.into(), path: text.into() })
+            (
+                one_value(name, &text)?,
+                Origin::VariableFile {
+                    variable: name.into(),
+                    path: text.into(),
+                },
+            )
         } else {
             (text, Origin::Variable(name.into()))
         };
-        given.push(Given { setting, text, origin });
+        given.push(Given {
+            setting,
+            text,
+            origin,
+        });
     }
     Ok(given)
 }
@@ -138,11 +165,17 @@ fn setting_of(variable: &str) -> Option<(&'static Setting, bool)> {
 /// The content of a file that holds one value; the newline that editors leave at its end is no part.
 fn one_value(variable: &str, path: &str) -> Result<String> {
     if path.is_empty() {
-        return Err(Failure::misuse(format!("environment variable {variable} is empty")));
+        return Err(Failure::misuse(format!(
+            "environment variable {variable} is empty"
+        )));
     }
-    let text = read(Path::new(path))
-        .map_err(|why| Failure::misuse(format!("{variable}: cannot read the file {path}: {why}")))?;
-    Ok(text.strip_suffix('\n').map_or(&*text, |text| text.strip_suffix('\r').unwrap_or(text)).to_string())
+    let text = read(Path::new(path)).map_err(|why| {
+        Failure::misuse(format!("{variable}: cannot read the file {path}: {why}"))
+    })?;
+    Ok(text
+        .strip_suffix('\n')
+        .map_or(&*text, |text| text.strip_suffix('\r').unwrap_or(text))
+        .to_string())
 }
 
 /// What a settings file says.
@@ -161,9 +194,14 @@ pub(crate) fn file(named: Option<&Path>) -> Result<FileLayer> {
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
     let text = match read(path) {
         Ok(text) => text,
-        Err(why) if why.kind() == io::ErrorKind::NotFound && named.is_none() => return Ok(FileLayer::default()),
+        Err(why) if why.kind() == io::ErrorKind::NotFound && named.is_none() => {
+            return Ok(FileLayer::default());
+        }
         Err(why) => {
-            return Err(Failure::misuse(format!("cannot read the settings file {}: {why}", path.display())));
+            return Err(Failure::misuse(format!(
+                "cannot read the settings file {}: {why}",
+                path.display()
+            )));
         }
     };
     parse(path, &text)
@@ -171,7 +209,10 @@ pub(crate) fn file(named: Option<&Path>) -> Result<FileLayer> {
 
 fn parse(path: &Path, text: &str) -> Result<FileLayer> {
     let table = DeTable::parse(text).map_err(|error| {
-        let place = error.span().map(|span| place(text, span.start)).unwrap_or((1, 1));
+        let place = error
+            .span()
+            .map(|span| place(text, span.start))
+            .unwrap_or((1, 1));
         Failure::misuse(format!(
             "{} line {} column {} is not TOML: {}",
             path.display(),
@@ -183,11 +224,18 @@ fn parse(path: &Path, text: &str) -> Result<FileLayer> {
     let mut layer = FileLayer::default();
     for (key, value) in table.get_ref() {
         let name: &str = key.get_ref();
-        let origin = Origin::File { path: path.into(), line: place(text, key.span().start).0 };
+        let origin = Origin::File {
+            path: path.into(),
+            line: place(text, key.span().start).0,
+        };
         match (name, value.get_ref()) {
-            ("routes", DeValue::Array(_) | DeValue::Table(_)) => layer.sections.push(("[[routes]]".into(), origin)),
+            ("routes", DeValue::Array(_) | DeValue::Table(_)) => {
+                layer.sections.push(("[[routes]]".into(), origin));
+            }
             ("tenants", DeValue::Table(tenants)) => {
-                let sections = tenants.keys().map(|tenant| (format!("[tenants.{}]", tenant.get_ref()), origin.clone()));
+                let sections = tenants
+                    .keys()
+                    .map(|tenant| (format!("[tenants.{}]", tenant.get_ref()), origin.clone()));
                 layer.sections.extend(sections);
             }
             _ => layer.given.push(one_key(name, value, origin)?),
@@ -200,13 +248,23 @@ fn one_key(name: &str, value: &Spanned<DeValue<'_>>, origin: Origin) -> Result<G
     let Some(setting) = Setting::named(name) else {
         let shown: String = name.chars().take(60).collect();
         let hint = did_you_mean(name, SETTINGS.iter().map(|setting| setting.name));
-        return Err(Failure::misuse(format!("{shown} ({origin}) is no setting{hint}")));
+        return Err(Failure::misuse(format!(
+            "{shown} ({origin}) is no setting{hint}"
+        )));
     };
     let value = value.get_ref();
-    let given = |text| Given { setting, text, origin };
+    let given = |text| Given {
+        setting,
+        text,
+        origin,
+    };
     let types = setting.kind.in_file();
     if !types.contains(&value.type_str()) {
-        let what = format!("must be written as {}, not as {}", types.join(" or "), value.type_str());
+        let what = format!(
+            "must be written as {}, not as {}",
+            types.join(" or "),
+            value.type_str()
+        );
         return Err(given(String::new()).refuse(&what));
     }
     Ok(match value {
@@ -224,7 +282,9 @@ fn one_key(name: &str, value: &Spanned<DeValue<'_>>, origin: Origin) -> Result<G
 
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    fs::File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::other("it is over 1 MiB"));
     }
@@ -235,7 +295,10 @@ fn read(path: &Path) -> io::Result<String> {
 fn place(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
 }
 
 /// `; did you mean …?` where a known name is close.
@@ -255,12 +318,21 @@ mod tests {
     #[test]
     fn a_broken_file_is_named_with_line_and_column() {
         let broken = parse(Path::new("x.toml"), "table = \"a\"\nschema = = 1\n").unwrap_err();
-        assert!(broken.to_string().starts_with("x.toml line 2 column 10 is not TOML"), "{broken}");
+        assert!(
+            broken
+                .to_string()
+                .starts_with("x.toml line 2 column 10 is not TOML"),
+            "{broken}"
+        );
     }
 
     #[test]
     fn a_byte_order_mark_and_numbers_in_any_radix_are_fine() {
-        let layer = parse(Path::new("x.toml"), "\u{feff}batch_size = 0x10\nretention = 0\n").unwrap();
+        let layer = parse(
+            Path::new("x.toml"),
+            "\u{feff}batch_size = 0x10\nretention = 0\n",
+        )
+        .unwrap();
         let texts: Vec<&str> = layer.given.iter().map(|given| &*given.text).collect();
         assert_eq!(texts, ["16", "0"]);
     }
@@ -268,7 +340,10 @@ mod tests {
     #[test]
     fn only_what_is_close_is_suggested() {
         let known = || SETTINGS.iter().map(|setting| setting.name);
-        assert_eq!(did_you_mean("bach_size", known()), "; did you mean batch_size?");
+        assert_eq!(
+            did_you_mean("bach_size", known()),
+            "; did you mean batch_size?"
+        );
         assert_eq!(did_you_mean("colour", known()), "");
     }
 }

@@ -48,15 +48,27 @@ const fn setting(
     kind: Kind,
     meaning: &'static str,
 ) -> Setting {
-    Setting { name, default, kind, meaning, support: Support::Full }
+    Setting {
+        name,
+        default,
+        kind,
+        meaning,
+        support: Support::Full,
+    }
 }
 
 const fn no_effect_yet(setting: Setting) -> Setting {
-    Setting { support: Support::NoEffectYet, ..setting }
+    Setting {
+        support: Support::NoEffectYet,
+        ..setting
+    }
 }
 
 const fn refused(setting: Setting) -> Setting {
-    Setting { support: Support::Refused, ..setting }
+    Setting {
+        support: Support::Refused,
+        ..setting
+    }
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -64,7 +76,6 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
-
 
 /// Every setting, in the order in which they are shown.
 pub(crate) const SETTINGS: &[Setting] = &[
@@ -74,19 +85,54 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Url,
         "the database: postgres://, mysql://, sqlite://",
     ),
-    setting("schema", Some("public"), Kind::Identifier, "the schema of the tables; SQLite has none"),
-    setting("table", Some("outbox"), Kind::Identifier, "the table's name, and how its helpers' names begin"),
-    setting("bus_url", Some("stdout:"), Kind::Url, "the bus: stdout:, file:PATH, null:, nats://HOST:PORT, …"),
+    setting(
+        "schema",
+        Some("public"),
+        Kind::Identifier,
+        "the schema of the tables; SQLite has none",
+    ),
+    setting(
+        "table",
+        Some("outbox"),
+        Kind::Identifier,
+        "the table's name, and how its helpers' names begin",
+    ),
+    setting(
+        "bus_url",
+        Some("stdout:"),
+        Kind::Url,
+        "the bus: stdout:, file:PATH, null:, nats://HOST:PORT, …",
+    ),
     setting(
         "topic",
         Some("{type}"),
         Kind::Topic,
         "where an event goes on the bus: a template of {tenant_id}, {aggregate_type}, {type}",
     ),
-    setting("source", Some("urn:bento-outbox"), Kind::Source, "the CloudEvents attribute source"),
-    setting("tenants", Some("*"), Kind::Tenants, "whose events this relay carries: * or a comma list"),
-    setting("batch_size", Some("200"), Kind::Number(1, 10_000), "events claimed at once"),
-    setting("max_retry", Some("5"), Kind::Number(1, 1_000), "attempts before an event becomes a dead letter"),
+    setting(
+        "source",
+        Some("urn:bento-outbox"),
+        Kind::Source,
+        "the CloudEvents attribute source",
+    ),
+    setting(
+        "tenants",
+        Some("*"),
+        Kind::Tenants,
+        "whose events this relay carries: * or a comma list",
+    ),
+    setting(
+        "batch_size",
+        Some("200"),
+        Kind::Number(1, 10_000),
+        "events claimed at once",
+    ),
+    setting(
+        "max_retry",
+        Some("5"),
+        Kind::Number(1, 1_000),
+        "attempts before an event becomes a dead letter",
+    ),
     setting(
         "retry_multiplier",
         Some("0.5"),
@@ -159,8 +205,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Retention(CENTURY),
         "how long sent events are kept: a duration, 0 or forever",
     )),
-    refused(setting("dead_letter_topic", None, Kind::Topic, "also publish a dead letter there")),
-    refused(setting("alert_url", None, Kind::Url, "a webhook that is told of new dead letters")),
+    refused(setting(
+        "dead_letter_topic",
+        None,
+        Kind::Topic,
+        "also publish a dead letter there",
+    )),
+    refused(setting(
+        "alert_url",
+        None,
+        Kind::Url,
+        "a webhook that is told of new dead letters",
+    )),
     no_effect_yet(setting(
         "admin_addr",
         Some("127.0.0.1:7077"),
@@ -179,9 +235,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::LogLevel,
         "error, warn, info, debug, trace or off, or directives such as bento_outbox=debug",
     ),
-    setting("log_format", Some("text"), Kind::OneOf(&["text", "json"]), "how log lines are written"),
-    refused(setting("encryption_keys", None, Kind::SecretLines, "lines of ID=base64(32 bytes)")),
-    refused(setting("encryption_key_id", None, Kind::Text, "the key for new events")),
+    setting(
+        "log_format",
+        Some("text"),
+        Kind::OneOf(&["text", "json"]),
+        "how log lines are written",
+    ),
+    refused(setting(
+        "encryption_keys",
+        None,
+        Kind::SecretLines,
+        "lines of ID=base64(32 bytes)",
+    )),
+    refused(setting(
+        "encryption_key_id",
+        None,
+        Kind::Text,
+        "the key for new events",
+    )),
 ];
 
 #[cfg(test)]
@@ -194,13 +265,20 @@ mod tests {
             if let Some(default) = setting.default {
                 assert_eq!(setting.kind.check(default), Ok(()), "{}", setting.name);
             }
-            assert!(SETTINGS[..at].iter().all(|other| other.name != setting.name));
+            assert!(
+                SETTINGS[..at]
+                    .iter()
+                    .all(|other| other.name != setting.name)
+            );
             assert!(!setting.meaning.is_empty());
         }
     }
 
     #[test]
     fn a_variable_is_named_after_its_setting() {
-        assert_eq!(Setting::named("bus_url").map(Setting::variable).as_deref(), Some("OUTBOX_BUS_URL"));
+        assert_eq!(
+            Setting::named("bus_url").map(Setting::variable).as_deref(),
+            Some("OUTBOX_BUS_URL")
+        );
     }
 }

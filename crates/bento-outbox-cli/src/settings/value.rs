@@ -55,13 +55,17 @@ impl Kind {
             return must_be("one line without control characters");
         }
         match self {
-            Self::Url if scheme(text).is_none() => must_be("a URL, such as sqlite://outbox.db or nats://host:4222"),
+            Self::Url if scheme(text).is_none() => {
+                must_be("a URL, such as sqlite://outbox.db or nats://host:4222")
+            }
             Self::Identifier if !is_identifier(text) => {
                 must_be("1 to 48 of the characters a-z 0-9 _ beginning with a letter or _")
             }
             Self::Topic => text.parse::<Topic>().map(|_| ()).map_err(|error| {
                 let what = error.to_string();
-                what.strip_prefix(&format!("topic {text:?} ")).unwrap_or(&what).into()
+                what.strip_prefix(&format!("topic {text:?} "))
+                    .unwrap_or(&what)
+                    .into()
             }),
             Self::Source if text.contains(char::is_whitespace) => must_be("a URI without spaces"),
             Self::Tenants if tenants(text).is_none() => must_be(
@@ -71,16 +75,22 @@ impl Kind {
             Self::Number(least, most) if whole(text).is_none_or(|n| n < least || n > most) => {
                 must_be(&format!("a whole number from {least} to {most}"))
             }
-            Self::Duration(shortest, longest) if duration(text).is_none_or(|d| d < shortest || d > longest) => {
+            Self::Duration(shortest, longest)
+                if duration(text).is_none_or(|d| d < shortest || d > longest) =>
+            {
                 must_be(&format!(
                     "a duration from {} to {}, such as 250ms, 10s, 7d or a plain number of seconds",
                     humantime::format_duration(shortest),
                     humantime::format_duration(longest),
                 ))
             }
-            Self::Retention(longest) if text != "forever" && duration(text).is_none_or(|d| d > longest) => must_be(
-                "a duration of at most 100 years, such as 7d or a plain number of seconds, or 0, or forever",
-            ),
+            Self::Retention(longest)
+                if text != "forever" && duration(text).is_none_or(|d| d > longest) =>
+            {
+                must_be(
+                    "a duration of at most 100 years, such as 7d or a plain number of seconds, or 0, or forever",
+                )
+            }
             Self::Flag if flag(text).is_none() => must_be("true or false"),
             Self::OneOf(words) if !words.contains(&text) => must_be(&words.join(" or ")),
             Self::Address if text != "off" && text.parse::<SocketAddr>().is_err() => {
@@ -156,7 +166,11 @@ pub(crate) fn log_filter(text: &str) -> Option<EnvFilter> {
         "error" | "off" => text.into(),
         level if is_level(level) => format!("warn,bento_outbox={level}"),
         // A word that is no level would be taken for the name of a module and hide everything else.
-        directives if directives.split(',').all(|part| part.contains('=') || is_level(part.trim())) => {
+        directives
+            if directives
+                .split(',')
+                .all(|part| part.contains('=') || is_level(part.trim())) =>
+        {
             directives.into()
         }
         _ => return None,
@@ -168,7 +182,9 @@ pub(crate) fn log_filter(text: &str) -> Option<EnvFilter> {
 pub(crate) fn scheme(url: &str) -> Option<&str> {
     let (scheme, _) = url.split_once(':')?;
     let grammatical = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b));
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b));
     grammatical.then_some(scheme)
 }
 
@@ -177,7 +193,11 @@ pub(crate) fn scheme(url: &str) -> Option<&str> {
 pub(crate) fn masked(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         let harmless = !url.contains('@') || url.starts_with("file:") || url.starts_with("sqlite:");
-        return if harmless { url.into() } else { format!("{}:***", scheme(url).unwrap_or_default()) };
+        return if harmless {
+            url.into()
+        } else {
+            format!("{}:***", scheme(url).unwrap_or_default())
+        };
     };
     // To the last `@` even where a URL's grammar ends the authority earlier: a password with an
     // unescaped `/` or `?` is still a password.
@@ -188,7 +208,9 @@ pub(crate) fn masked(url: &str) -> String {
             _ => ("***@".into(), rest),
         },
     };
-    let (place, options) = rest.split_once('?').map_or((rest, None), |(place, options)| (place, Some(options)));
+    let (place, options) = rest
+        .split_once('?')
+        .map_or((rest, None), |(place, options)| (place, Some(options)));
     let options = options.map(|options| {
         let masked: Vec<String> = options.split('&').map(masked_option).collect();
         format!("?{}", masked.join("&"))
@@ -203,7 +225,11 @@ fn masked_option(option: &str) -> String {
     let secret = ["pass", "secret", "token", "key", "auth", "sign"]
         .iter()
         .any(|word| name.to_ascii_lowercase().contains(word));
-    if secret { format!("{name}=***") } else { option.into() }
+    if secret {
+        format!("{name}=***")
+    } else {
+        option.into()
+    }
 }
 
 fn is_identifier(text: &str) -> bool {
@@ -216,10 +242,20 @@ mod tests {
 
     #[test]
     fn durations_are_text_with_a_unit_or_plain_seconds() {
-        for (text, millis) in
-            [("250ms", 250), ("10s", 10_000), ("0.1", 100), ("1.0", 1_000), ("5m", 300_000), ("7d", 604_800_000), ("0", 0)]
-        {
-            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        for (text, millis) in [
+            ("250ms", 250),
+            ("10s", 10_000),
+            ("0.1", 100),
+            ("1.0", 1_000),
+            ("5m", 300_000),
+            ("7d", 604_800_000),
+            ("0", 0),
+        ] {
+            assert_eq!(
+                duration(text),
+                Some(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
         for text in ["-1", "nan", "inf", "1e300", "10 parsecs", "s", "1..0"] {
             assert_eq!(duration(text), None, "{text}");
@@ -229,12 +265,24 @@ mod tests {
     #[test]
     fn no_url_is_shown_with_what_is_secret_in_it() {
         for (url, shown) in [
-            ("postgres://bob:s3cr3t@db:5432/shop", "postgres://bob:***@db:5432/shop"),
-            ("postgres://bob:s3/cr?et@db/shop", "postgres://bob:***@db/shop"),
-            ("postgres://bob:s3@cr3t@db/shop", "postgres://bob:***@db/shop"),
+            (
+                "postgres://bob:s3cr3t@db:5432/shop",
+                "postgres://bob:***@db:5432/shop",
+            ),
+            (
+                "postgres://bob:s3/cr?et@db/shop",
+                "postgres://bob:***@db/shop",
+            ),
+            (
+                "postgres://bob:s3@cr3t@db/shop",
+                "postgres://bob:***@db/shop",
+            ),
             ("postgres://s3/cr:3t@db/shop", "postgres://***@db/shop"),
             ("nats://t0ken@host:4222", "nats://***@host:4222"),
-            ("nats://host?token=s3cr3t&stream=A", "nats://host?token=***&stream=A"),
+            (
+                "nats://host?token=s3cr3t&stream=A",
+                "nats://host?token=***&stream=A",
+            ),
             ("sqlite://outbox.db", "sqlite://outbox.db"),
             ("nats:bob:s3cr3t@host", "nats:***"),
             ("stdout:", "stdout:"),
@@ -245,7 +293,13 @@ mod tests {
 
     #[test]
     fn a_mistyped_level_is_no_module() {
-        for text in ["info", "off", "debug", "bento_outbox=trace,sqlx=info", "warn,bento_outbox=debug"] {
+        for text in [
+            "info",
+            "off",
+            "debug",
+            "bento_outbox=trace,sqlx=info",
+            "warn,bento_outbox=debug",
+        ] {
             assert!(log_filter(text).is_some(), "{text}");
         }
         for text in ["inof", "loud", "bento_outbox=loud", "INFO,"] {

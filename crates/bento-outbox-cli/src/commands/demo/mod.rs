@@ -53,8 +53,14 @@ impl Demo {
         store.migrate().await?;
 
         let screen = Arc::new(Screen::default());
-        screen.title("Orders are committed together with their events; what is committed is published.");
-        let projector = Projector::new(Arc::new(store.clone()), screen.clone() as Arc<dyn Publisher>, settings());
+        screen.title(
+            "Orders are committed together with their events; what is committed is published.",
+        );
+        let projector = Projector::new(
+            Arc::new(store.clone()),
+            screen.clone() as Arc<dyn Publisher>,
+            settings(),
+        );
         let (close, closed) = oneshot::channel::<()>();
         let relay = tokio::spawn({
             let projector = projector.clone();
@@ -66,7 +72,9 @@ impl Demo {
 
         // The relay stops as it does at SIGTERM; what it had not seen yet is carried now.
         drop(close);
-        relay.await.map_err(|error| Failure::failed(format!("the relay ended: {error}")))??;
+        relay
+            .await
+            .map_err(|error| Failure::failed(format!("the relay ended: {error}")))??;
         while projector.run_once().await?.sent > 0 {}
         if screen.is_closed() {
             return screen.closed().map(|()| ExitCode::SUCCESS);
@@ -102,7 +110,10 @@ impl Demo {
     fn summarise(&self, orders: &Orders, screen: &Screen, in_database: u64) -> Result<()> {
         let paint = Paint::stderr();
         let published = screen.published();
-        let phantoms = published.of_orders.intersection(&orders.rolled_back).count();
+        let phantoms = published
+            .of_orders
+            .intersection(&orders.rolled_back)
+            .count();
         let silent = orders.placed.difference(&published.of_orders).count();
         if phantoms > 0 || silent > 0 || in_database != orders.placed.len() as u64 {
             return Err(Failure::failed(format!(
@@ -116,11 +127,19 @@ impl Demo {
         say(format!(
             "{} {}, {} {}, {} {}",
             paint.bold(&placed.to_string()),
-            if placed == 1 { "order placed" } else { "orders placed" },
+            if placed == 1 {
+                "order placed"
+            } else {
+                "orders placed"
+            },
             paint.bold(&rolled_back.to_string()),
             "rolled back",
             paint.bold(&published.events.to_string()),
-            if published.events == 1 { "event published" } else { "events published" },
+            if published.events == 1 {
+                "event published"
+            } else {
+                "events published"
+            },
         ));
         if rolled_back > 0 {
             say(format!(
@@ -148,7 +167,10 @@ fn takes_no_settings(flags: &Flags) -> Result<()> {
 }
 
 fn settings() -> ProjectorSettings {
-    ProjectorSettings { poll_interval_idle: Duration::from_millis(100), ..ProjectorSettings::default() }
+    ProjectorSettings {
+        poll_interval_idle: Duration::from_millis(100),
+        ..ProjectorSettings::default()
+    }
 }
 
 /// What became of the customers' orders, by their ids.
@@ -160,16 +182,33 @@ struct Orders {
 
 fn next_steps(paint: Paint) -> String {
     // Whoever came by `cargo run` has no program of this name yet.
-    let program = if std::env::var_os("CARGO").is_some() { "cargo run --release --" } else { "bento-outbox" };
+    let program = if std::env::var_os("CARGO").is_some() {
+        "cargo run --release --"
+    } else {
+        "bento-outbox"
+    };
     let event = r#"{"type":"order.placed","aggregate_type":"order","aggregate_id":"1","payload":{"total":42}}"#;
     let line = |command: &str, meaning: &str| {
-        format!("\n  {}  {}", paint.cyan(&format!("{program} {command}")), paint.dim(&format!("# {meaning}")))
+        format!(
+            "\n  {}  {}",
+            paint.cyan(&format!("{program} {command}")),
+            paint.dim(&format!("# {meaning}"))
+        )
     };
     [
-        format!("\n{}", paint.bold("Try next, on a database of your own (./outbox.db unless set otherwise):")),
+        format!(
+            "\n{}",
+            paint.bold("Try next, on a database of your own (./outbox.db unless set otherwise):")
+        ),
         line("migrate", "creates the tables"),
-        format!("\n  {}", paint.cyan(&format!("echo '{event}' | {program} append"))),
-        line("run --once", "publishes it here, or with --bus-url nats://… to JetStream"),
+        format!(
+            "\n  {}",
+            paint.cyan(&format!("echo '{event}' | {program} append"))
+        ),
+        line(
+            "run --once",
+            "publishes it here, or with --bus-url nats://… to JetStream",
+        ),
         line("status", "what is new, sent and dead"),
         "\n\nThe README has the fifteen lines of Rust behind this.".to_string(),
     ]

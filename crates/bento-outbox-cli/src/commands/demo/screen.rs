@@ -55,7 +55,9 @@ impl Screen {
     pub(super) fn closed(&self) -> Result<()> {
         match self.state().closed {
             None | Some(io::ErrorKind::BrokenPipe) => Ok(()),
-            Some(kind) => Err(Failure::failed(format!("cannot write to standard output: {kind}"))),
+            Some(kind) => Err(Failure::failed(format!(
+                "cannot write to standard output: {kind}"
+            ))),
         }
     }
 
@@ -74,7 +76,8 @@ impl Screen {
     pub(super) fn rolled_back(&self, order: &str) {
         if self.stderr_is_terminal {
             let paint = Paint::stderr();
-            let what = format!("order {order}: card declined, rolled back with the event it had raised");
+            let what =
+                format!("order {order}: card declined, rolled back with the event it had raised");
             say(format!("{} {}", paint.red("✗"), paint.dim(&what)));
         }
     }
@@ -83,7 +86,11 @@ impl Screen {
         if !self.stdout_is_terminal {
             return self.cloud_events.append_line(record, lines);
         }
-        let aggregate = record.aggregate.as_ref().map(|aggregate| aggregate.id.as_str()).unwrap_or_default();
+        let aggregate = record
+            .aggregate
+            .as_ref()
+            .map(|aggregate| aggregate.id.as_str())
+            .unwrap_or_default();
         let line = format!(
             "{} {} {aggregate}  {:8}  {}\n",
             self.out.green("✓"),
@@ -96,7 +103,9 @@ impl Screen {
     }
 
     fn state(&self) -> MutexGuard<'_, Published> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,20 +113,31 @@ impl Screen {
 impl Publisher for Screen {
     async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
         let mut lines = Vec::new();
-        let refused: Vec<Option<Rejection>> = batch.iter().map(|record| self.line(record, &mut lines).err()).collect();
+        let refused: Vec<Option<Rejection>> = batch
+            .iter()
+            .map(|record| self.line(record, &mut lines).err())
+            .collect();
         let mut out = io::stdout().lock();
         let written = out.write_all(&lines).and_then(|()| out.flush());
         let mut state = self.state();
         if let Err(error) = written {
             state.closed = Some(error.kind());
-            let closed = Rejection::new(RejectionClass::Unreachable, format!("standard output: {error}"));
+            let closed = Rejection::new(
+                RejectionClass::Unreachable,
+                format!("standard output: {error}"),
+            );
             return vec![closed.into(); batch.len()];
         }
         let answer = |(record, refused): (&OutboxRecord, Option<Rejection>)| match refused {
             Some(rejection) => rejection.into(),
             None => {
                 state.events += 1;
-                state.of_orders.extend(record.aggregate.as_ref().map(|aggregate| aggregate.id.clone()));
+                state.of_orders.extend(
+                    record
+                        .aggregate
+                        .as_ref()
+                        .map(|aggregate| aggregate.id.clone()),
+                );
                 Outcome::Acked
             }
         };

@@ -39,14 +39,21 @@ impl DomainEvent for OrderPaid {
 
 impl Order {
     fn place(&mut self, item: &'static str) -> Result<()> {
-        self.raise(OrderPlaced { item, total_cents: self.total_cents })
+        self.raise(OrderPlaced {
+            item,
+            total_cents: self.total_cents,
+        })
     }
 
     fn pay(&mut self, card_is_good: bool) -> Result<(), Refused> {
         if !card_is_good {
-            return Err(Refused::CardDeclined { order: self.id.clone() });
+            return Err(Refused::CardDeclined {
+                order: self.id.clone(),
+            });
         }
-        Ok(self.raise(OrderPaid { total_cents: self.total_cents })?)
+        Ok(self.raise(OrderPaid {
+            total_cents: self.total_cents,
+        })?)
     }
 }
 
@@ -77,7 +84,13 @@ pub(super) struct Shop {
 
 const TENANTS: [&str; 2] = ["acme", "globex"];
 
-const SHELF: [(&str, i64); 5] = [("teapot", 3_490), ("lamp", 5_900), ("stool", 12_500), ("rug", 24_000), ("vase", 1_850)];
+const SHELF: [(&str, i64); 5] = [
+    ("teapot", 3_490),
+    ("lamp", 5_900),
+    ("stool", 12_500),
+    ("rug", 24_000),
+    ("vase", 1_850),
+];
 
 /// Every so many cards is declined.
 const DECLINED_EVERY: u32 = 7;
@@ -94,7 +107,10 @@ impl Shop {
     pub(super) async fn order(&self, number: u32) -> Result<String, Refused> {
         let (item, total_cents) = SHELF[number as usize % SHELF.len()];
         let tenant = TENANTS[number as usize % TENANTS.len()];
-        let mut order = Order { id: (1_000 + number).to_string(), total_cents };
+        let mut order = Order {
+            id: (1_000 + number).to_string(),
+            total_cents,
+        };
         self.outbox
             .tenant(tenant)
             .run(async |uow| {
@@ -114,8 +130,9 @@ impl Shop {
 
     /// How many orders the database has: those that were placed.
     pub(super) async fn orders_in_database(&self) -> Result<u64> {
-        let count: i64 =
-            sqlx::query_scalar("select count(*) from orders").fetch_one(self.outbox.store().pool()).await?;
+        let count: i64 = sqlx::query_scalar("select count(*) from orders")
+            .fetch_one(self.outbox.store().pool())
+            .await?;
         Ok(count.unsigned_abs())
     }
 }
