@@ -1,9 +1,11 @@
 //! Standard output is for machines and standard error for people; both may be closed at any time.
 
+use std::fmt;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::failure::{Failure, Result};
 
@@ -89,11 +91,21 @@ impl Paint {
     }
 }
 
+/// A table for a person: a line under the header, none between rows.
+pub(crate) fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')))
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    table
+}
+
 /// A bar on standard error for work whose size is known; it is not there in a pipe.
 pub(crate) fn bar(length: u64) -> ProgressBar {
     styled(
         ProgressBar::new(length),
-        "{bar:32} {human_pos} of {human_len} events  {per_sec}  {eta} left",
+        "{bar:32} {human_pos} of {human_len} events  {rate}  {eta} left",
     )
 }
 
@@ -101,7 +113,7 @@ pub(crate) fn bar(length: u64) -> ProgressBar {
 pub(crate) fn spinner(what: &'static str) -> ProgressBar {
     let spinner = styled(
         ProgressBar::new_spinner(),
-        "{spinner} {human_pos} {msg}  {per_sec}",
+        "{spinner} {human_pos} {msg}  {rate}",
     );
     spinner.set_message(what);
     spinner.enable_steady_tick(Duration::from_millis(100));
@@ -109,8 +121,11 @@ pub(crate) fn spinner(what: &'static str) -> ProgressBar {
 }
 
 fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
+    let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        let _ = write!(text, "{:.0}/s", state.per_sec());
+    };
     match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
+        Ok(style) => bar.with_style(style.with_key("rate", rate)),
         Err(_) => bar,
     }
 }

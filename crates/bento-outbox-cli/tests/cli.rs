@@ -9,11 +9,12 @@ mod place;
 
 use std::fs;
 use std::io::Write as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use place::{CANARY, Place, Ran, Relay, eventually, into_closed_pipe};
+use place::{CANARY, Place, Ran, Relay, eventually, into_closed_pipe, signal};
 
 fn event(number: u32) -> String {
     format!(
@@ -450,6 +451,23 @@ fn ctrl_c_stops_the_relay() {
     place.append(event(1)).succeeded();
     eventually(|| place.status()["total"]["sent"] == 1);
     relay.told("-INT").succeeded();
+}
+
+#[test]
+fn a_second_signal_ends_a_stuck_relay_at_once() {
+    let place = Place::migrated();
+    place.append(event(1).repeat(2_000)).succeeded();
+    // Nobody reads: the pipe is full before the first batch is through.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut relay = place.command(&["run"]).stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    signal(&relay, "-TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(relay.try_wait().unwrap().is_none(), "it finishes its batch first");
+    signal(&relay, "-TERM");
+    assert_eq!(relay.wait().unwrap().code(), Some(143));
+    drop(reader);
+    assert_eq!(place.status()["total"]["new"], 2_000, "nothing counts as sent");
 }
 
 #[test]

@@ -74,7 +74,7 @@ async fn write_all<S: TransactionalStore, R: BufRead>(
             .append(S::connection(&mut transaction), chunk.events)
             .await
             .map_err(|error| {
-                Failure::from(error).about(format!("nothing is written: lines {first} to {last}"))
+                Failure::from(error).about(format!("{}, nothing is written", lines_named(first, last)))
             })?;
         written.add(&chunk.lines, appended);
         progress.set_position(written.events());
@@ -138,6 +138,14 @@ impl Written {
         if more > 0 {
             terminal::say(format!("  and {more} more"));
         }
+    }
+}
+
+fn lines_named(first: u64, last: u64) -> String {
+    if first == last {
+        format!("line {first}")
+    } else {
+        format!("lines {first} to {last}")
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::Table;
 use serde::ser::{Serialize, SerializeMap as _, SerializeStruct as _, Serializer};
 
 use crate::failure::Result;
@@ -43,11 +43,7 @@ impl Config {
 }
 
 fn table(settings: &Settings) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(["setting", "value", "from", "meaning"]);
+    let mut table = terminal::table(["setting", "value", "from", "meaning"]);
     for (setting, given) in settings.all() {
         table.add_row([setting.name, &shown(given), &origin(given), setting.meaning]);
     }

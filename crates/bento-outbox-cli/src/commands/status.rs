@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bento_outbox::TenantStatus;
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::connect;
@@ -100,10 +100,7 @@ const HEADER: [&str; 7] = [
 ];
 
 fn table(report: &Report) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(HEADER);
+    let mut table = terminal::table(HEADER);
     for tenant in &report.tenants {
         table.add_row(cells(tenant));
     }

@@ -163,17 +163,17 @@ impl Relay {
     }
 
     /// Gives it a signal and waits for its end.
-    pub(crate) fn told(self, signal: &str) -> Ran {
-        let id = self.0.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+    pub(crate) fn told(self, name: &str) -> Ran {
+        signal(&self.0, name);
         Ran::of(self.0.wait_with_output().unwrap())
     }
+}
+
+/// Gives a process a signal.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    let given = Command::new("kill").args([name, &id]).status().unwrap();
+    assert!(given.success());
 }
 
 /// Runs the program with a standard output that nobody reads any more.
