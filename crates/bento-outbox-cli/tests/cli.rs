@@ -459,15 +459,27 @@ fn a_second_signal_ends_a_stuck_relay_at_once() {
     place.append(event(1).repeat(2_000)).succeeded();
     // Nobody reads: the pipe is full before the first batch is through.
     let (reader, writer) = std::io::pipe().unwrap();
-    let mut relay = place.command(&["run"]).stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+    let mut relay = place
+        .command(&["run"])
+        .stdout(writer)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     std::thread::sleep(Duration::from_millis(500));
     signal(&relay, "-TERM");
     std::thread::sleep(Duration::from_millis(300));
-    assert!(relay.try_wait().unwrap().is_none(), "it finishes its batch first");
+    assert!(
+        relay.try_wait().unwrap().is_none(),
+        "it finishes its batch first"
+    );
     signal(&relay, "-TERM");
     assert_eq!(relay.wait().unwrap().code(), Some(143));
     drop(reader);
-    assert_eq!(place.status()["total"]["new"], 2_000, "nothing counts as sent");
+    assert_eq!(
+        place.status()["total"]["new"],
+        2_000,
+        "nothing counts as sent"
+    );
 }
 
 #[test]

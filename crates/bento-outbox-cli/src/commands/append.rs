@@ -74,7 +74,8 @@ async fn write_all<S: TransactionalStore, R: BufRead>(
             .append(S::connection(&mut transaction), chunk.events)
             .await
             .map_err(|error| {
-                Failure::from(error).about(format!("{}, nothing is written", lines_named(first, last)))
+                Failure::from(error)
+                    .about(format!("{}, nothing is written", lines_named(first, last)))
             })?;
         written.add(&chunk.lines, appended);
         progress.set_position(written.events());

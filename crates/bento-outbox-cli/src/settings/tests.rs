@@ -316,7 +316,10 @@ fn a_broken_environment_stops_with_one_sentence() {
             "OUTBOX_DATABASE_URL",
         ),
         (
-            vec!["OUTBOX_ADMIN_TOKEN=s3cr3t-canary", "OUTBOX_ADMIN_TOKEN_FILE=/x"],
+            vec![
+                "OUTBOX_ADMIN_TOKEN=s3cr3t-canary",
+                "OUTBOX_ADMIN_TOKEN_FILE=/x",
+            ],
             "is set twice",
         ),
         (
