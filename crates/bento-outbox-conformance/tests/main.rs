@@ -4,5 +4,6 @@
 
 mod cancel;
 mod faults;
+mod mutants_store;
 mod servers;
 mod store;
