@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod cancel;
+mod cancellation;
 mod faults;
 mod mutants_store;
 mod servers;

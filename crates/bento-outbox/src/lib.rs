@@ -2,6 +2,7 @@
 //! afterwards, at least once, in order.
 
 mod aggregate;
+mod cloud_event;
 mod error;
 mod event;
 mod outbox;
@@ -13,12 +14,14 @@ mod retry;
 mod store;
 mod tenant;
 mod timestamp;
+mod topic;
 mod unit_of_work;
 
 pub mod publishers;
 pub mod stores;
 
 pub use aggregate::AggregateRoot;
+pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
 pub use outbox::Outbox;
@@ -33,4 +36,5 @@ pub use store::{
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;
+pub use topic::Topic;
 pub use unit_of_work::UnitOfWork;

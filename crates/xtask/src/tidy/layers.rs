@@ -17,6 +17,7 @@ const WORDS: &[&str] = &[
     "registry",
     "tenant",
     "timestamp",
+    "topic",
 ];
 const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[

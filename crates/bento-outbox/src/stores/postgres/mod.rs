@@ -1,24 +1,25 @@
 //! PostgreSQL 13 and later.
 
+mod rows;
+
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, Postgres, Row, Transaction};
 use tokio::sync::{Notify, OnceCell};
 use uuid::Uuid;
 
+use self::rows::{COLUMNS, Failed, get, record};
 use super::Tables;
 use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Aggregate, Event, Payload};
-use crate::record::{Delivery, OutboxRecord};
+use crate::event::{Event, Payload};
+use crate::record::OutboxRecord;
 use crate::store::{
     Appended, Claim, Claimed, Isolation, Savepoint, Settlement, Store, TenantStatus,
     TransactionalStore, Verdict,
@@ -36,11 +37,6 @@ pub struct PostgresStore {
 
 /// The migrations, in order; `{schema}` and `{table}` are filled in.
 const MIGRATIONS: [Step; 1] = [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
-
-/// The columns that make a record, as [`record`] reads them.
-const COLUMNS: &str = "id, seq, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, \
-     payload::text as payload, data, content_type, key_id, headers::text as headers, \
-     occurred_at, created_at, available_at, status, retry_cnt, retry_at, error_message, sent_at";
 
 impl PostgresStore {
     /// The outbox in the pool's database, in the table `public.outbox`.
@@ -516,77 +512,4 @@ struct Hints {
     given: Notify,
     telling: AtomicBool,
     listening: OnceCell<()>,
-}
-
-/// The columns of failed records, for one statement.
-#[derive(Default)]
-struct Failed {
-    ids: Vec<Uuid>,
-    after_ms: Vec<Option<i64>>,
-    counts: Vec<i32>,
-    reasons: Vec<String>,
-}
-
-impl Failed {
-    fn push(&mut self, id: Uuid, after_ms: Option<i64>, counts: bool, reason: &str) {
-        self.ids.push(id);
-        self.after_ms.push(after_ms);
-        self.counts.push(i32::from(counts));
-        self.reasons.push(
-            reason
-                .chars()
-                .take(crate::error::ERROR_MESSAGE_CHARS_MAX)
-                .collect(),
-        );
-    }
-}
-
-fn get<'r, T: sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>>(
-    row: &'r PgRow,
-    column: &str,
-) -> Result<T> {
-    row.try_get(column).map_err(|e| error("reading events", e))
-}
-
-fn record(row: &PgRow) -> Result<OutboxRecord> {
-    let time = |column| {
-        get::<DateTime<Utc>>(row, column).map(|time| Timestamp::clamped(time.timestamp_micros()))
-    };
-    let maybe_time = |column| {
-        get::<Option<DateTime<Utc>>>(row, column)
-            .map(|time| time.map(|time| Timestamp::clamped(time.timestamp_micros())))
-    };
-    let kind = get(row, "aggregate_type")?;
-    let json: Option<String> = get(row, "payload")?;
-    let is_json = json.is_some();
-    let payload = match json {
-        Some(json) => Bytes::from(json),
-        None => get::<Option<Vec<u8>>>(row, "data")?
-            .unwrap_or_default()
-            .into(),
-    };
-    Ok(OutboxRecord {
-        seq: get(row, "seq")?,
-        id: get(row, "id")?,
-        tenant: get::<&str>(row, "tenant_id")?.parse()?,
-        aggregate: get::<Option<String>>(row, "aggregate_id")?.map(|id| Aggregate { kind, id }),
-        event_type: get(row, "type")?,
-        schema_id: get(row, "schema_id")?,
-        schema_version: u32::try_from(get::<i32>(row, "schema_ver")?).unwrap_or(0),
-        payload,
-        is_json,
-        content_type: get(row, "content_type")?,
-        key_id: get(row, "key_id")?,
-        headers: get(row, "headers")?,
-        occurred_at: time("occurred_at")?,
-        created_at: time("created_at")?,
-        available_at: time("available_at")?,
-        delivery: Delivery {
-            status: get::<&str>(row, "status")?.parse()?,
-            retry_cnt: u32::try_from(get::<i32>(row, "retry_cnt")?).unwrap_or(0),
-            retry_at: maybe_time("retry_at")?,
-            error_message: get(row, "error_message")?,
-            sent_at: maybe_time("sent_at")?,
-        },
-    })
 }

@@ -1,32 +1,31 @@
 //! SQLite, in a file.
 
+mod rows;
+
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use chrono::{DateTime, NaiveDateTime, Utc};
-use serde::Serialize;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteRow, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, Row, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Sqlite, Transaction};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use self::rows::{COLUMNS, Failed, NewRow, get, json, record};
 use super::Tables;
 use super::sql::{Step, error, migrate_error};
-use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
-use crate::event::{Aggregate, Event, Payload};
-use crate::record::{Delivery, OutboxRecord};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::record::OutboxRecord;
 use crate::store::{
     Appended, Claim, Claimed, Isolation, Savepoint, Settlement, Store, TenantStatus,
     TransactionalStore, Verdict,
 };
 use crate::tenant::Tenant;
-use crate::timestamp::Timestamp;
 
 /// An outbox in an SQLite file. Clones share the pool.
 ///
@@ -42,11 +41,6 @@ pub struct SqliteStore {
 
 /// The migrations, in order; `{table}` is filled in.
 const MIGRATIONS: [Step; 1] = [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
-
-/// The columns that make a record, as [`record`] reads them.
-const COLUMNS: &str = "id, seq, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, data, \
-     content_type, key_id, headers, occurred_at, created_at, available_at, status, retry_cnt, retry_at, \
-     error_message, sent_at";
 
 /// How often the file is looked at for a change by another process, while nothing is there.
 const CHANGE_POLL: Duration = Duration::from_millis(25);
@@ -458,177 +452,6 @@ impl TransactionalStore for SqliteStore {
     }
 }
 
-/// An event as the insert statement reads it from its one parameter.
-#[derive(Serialize)]
-struct NewRow<'a> {
-    id: Uuid,
-    tenant_id: &'a str,
-    aggregate_type: Option<&'a str>,
-    aggregate_id: Option<&'a str>,
-    r#type: &'a str,
-    schema_id: Option<&'a str>,
-    schema_ver: u32,
-    payload: Option<&'a str>,
-    data: Option<String>,
-    content_type: &'a str,
-    key_id: Option<&'a str>,
-    headers: String,
-    occurred_at: Timestamp,
-    created_at: Option<Timestamp>,
-    available_at: Option<Timestamp>,
-}
-
-impl<'a> NewRow<'a> {
-    fn of(event: &'a Event, tenant: &'a Tenant) -> Self {
-        let (payload, data) = match &event.payload {
-            Payload::Json(json) => (Some(json.get()), None),
-            Payload::Data(data) => (None, Some(hex(data))),
-        };
-        Self {
-            id: event.id,
-            tenant_id: event.tenant.as_ref().unwrap_or(tenant).as_str(),
-            aggregate_type: event
-                .aggregate
-                .as_ref()
-                .and_then(|aggregate| aggregate.kind.as_deref()),
-            aggregate_id: event
-                .aggregate
-                .as_ref()
-                .map(|aggregate| aggregate.id.as_str()),
-            r#type: &event.event_type,
-            schema_id: event.schema_id.as_deref(),
-            schema_ver: event.schema_version,
-            payload,
-            data,
-            content_type: &event.content_type,
-            key_id: event.key_id.as_deref(),
-            headers: event.headers.to_json(),
-            occurred_at: event.occurred_at,
-            created_at: event.created_at,
-            available_at: event.available_at,
-        }
-    }
-}
-
-/// A failed record as the update statement reads it from its one parameter.
-#[derive(Serialize)]
-struct Failed<'a> {
-    id: &'a Uuid,
-    after: Option<String>,
-    counts: u8,
-    reason: String,
-}
-
-impl<'a> Failed<'a> {
-    fn new(id: &'a Uuid, after: Option<String>, counts: bool, reason: &str) -> Self {
-        let reason = reason.chars().take(ERROR_MESSAGE_CHARS_MAX).collect();
-        Self {
-            id,
-            after,
-            counts: u8::from(counts),
-            reason,
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
-}
-
-fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| {
-        Error::new(ErrorKind::InvalidEvent, "events cannot be written as JSON").because(e)
-    })
-}
-
-fn get<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(
-    row: &'r SqliteRow,
-    column: &str,
-) -> Result<T> {
-    row.try_get(column).map_err(|e| error("reading events", e))
-}
-
-/// A time as SQLite's own functions read it: with `T` or a blank, with or without a zone (UTC),
-/// with or without seconds and their fraction.
-fn time(text: &str) -> Result<Timestamp> {
-    const NAIVE: [&str; 4] = [
-        "%Y-%m-%dT%H:%M:%S%.f",
-        "%Y-%m-%d %H:%M:%S%.f",
-        "%Y-%m-%dT%H:%M",
-        "%Y-%m-%d %H:%M",
-    ];
-    let zoned = || {
-        DateTime::parse_from_rfc3339(text)
-            .ok()
-            .map(|time| time.to_utc())
-    };
-    let naive = |format| NaiveDateTime::parse_from_str(text.trim_end_matches('Z'), format).ok();
-    let midnight =
-        || NaiveDateTime::parse_from_str(&format!("{text} 00:00"), "%Y-%m-%d %H:%M").ok();
-    zoned()
-        .or_else(|| {
-            NAIVE
-                .iter()
-                .find_map(|format| naive(format))
-                .or_else(midnight)
-                .map(|time| time.and_utc())
-        })
-        .map(|time: DateTime<Utc>| Timestamp::clamped(time.timestamp_micros()))
-        .ok_or_else(|| Error::new(ErrorKind::Database, format!("{text:?} is not a time")))
-}
-
-fn record(row: &SqliteRow) -> Result<OutboxRecord> {
-    let id: String = get(row, "id")?;
-    let of_this = |e: Error| Error::new(e.kind(), format!("reading event {id}")).because(e);
-    let at = |column| time(get(row, column)?).map_err(of_this);
-    let maybe_at = |column| {
-        get::<Option<&str>>(row, column)?
-            .map(time)
-            .transpose()
-            .map_err(of_this)
-    };
-    let kind = get(row, "aggregate_type")?;
-    let json: Option<String> = get(row, "payload")?;
-    let is_json = json.is_some();
-    let payload = match json {
-        Some(json) => Bytes::from(json),
-        None => get::<Option<Vec<u8>>>(row, "data")?
-            .unwrap_or_default()
-            .into(),
-    };
-    Ok(OutboxRecord {
-        seq: get(row, "seq")?,
-        id: Uuid::parse_str(&id).map_err(|e| {
-            Error::new(ErrorKind::Database, format!("{id:?} is not an id")).because(e)
-        })?,
-        tenant: get::<&str>(row, "tenant_id")?.parse()?,
-        aggregate: get::<Option<String>>(row, "aggregate_id")?.map(|id| Aggregate { kind, id }),
-        event_type: get(row, "type")?,
-        schema_id: get(row, "schema_id")?,
-        schema_version: u32::try_from(get::<i64>(row, "schema_ver")?).unwrap_or(0),
-        payload,
-        is_json,
-        content_type: get(row, "content_type")?,
-        key_id: get(row, "key_id")?,
-        headers: get(row, "headers")?,
-        occurred_at: at("occurred_at")?,
-        created_at: at("created_at")?,
-        available_at: at("available_at")?,
-        delivery: Delivery {
-            status: get::<&str>(row, "status")?.parse()?,
-            retry_cnt: u32::try_from(get::<i64>(row, "retry_cnt")?).unwrap_or(0),
-            retry_at: maybe_at("retry_at")?,
-            error_message: get(row, "error_message")?,
-            sent_at: maybe_at("sent_at")?,
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -641,25 +464,5 @@ mod tests {
         for version in ["3.44.6", "3.50.7", "3.51.3", "3.52.0", "4.0.0"] {
             assert!(has_sound_wal(version), "{version}");
         }
-    }
-
-    #[test]
-    fn every_form_of_time_that_sqlite_reads_is_read() {
-        let noon = time("2013-01-01T12:00:00Z").unwrap();
-        for text in [
-            "2013-01-01 12:00:00",
-            "2013-01-01T12:00",
-            "2013-01-01 12:00:00.000",
-            "2013-01-01T14:00:00+02:00",
-            "2013-01-01T12:00:00.000000Z",
-            "2013-01-01 12:00Z",
-        ] {
-            assert_eq!(time(text).unwrap(), noon, "{text}");
-        }
-        assert_eq!(
-            time("2013-01-01").unwrap().to_string(),
-            "2013-01-01T00:00:00.000000Z"
-        );
-        assert!(time("nonsense").is_err());
     }
 }
