@@ -7,5 +7,6 @@ mod bus_nats;
 mod cancel;
 mod cancellation;
 mod faults;
+mod mutants_store;
 mod servers;
 mod store;
