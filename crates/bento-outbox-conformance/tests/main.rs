@@ -5,5 +5,6 @@
 mod cancel;
 mod cancellation;
 mod faults;
+mod handlers;
 mod servers;
 mod store;
