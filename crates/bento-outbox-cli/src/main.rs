@@ -1,2 +1,164 @@
-//! x
-fn main() {}
+//! The program `bento-outbox`: the relay and the operator's commands.
+#![cfg_attr(
+    not(any(feature = "sqlite", feature = "postgres")),
+    allow(
+        unreachable_code,
+        unused_variables,
+        dead_code,
+        reason = "no command gets further than to a database"
+    )
+)]
+
+mod commands;
+mod connect;
+mod event_line;
+mod failure;
+mod logging;
+mod settings;
+mod stop;
+mod terminal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+#[cfg(feature = "sqlite")]
+use crate::commands::demo;
+use crate::commands::{append, completions, config, migrate, run, status};
+use crate::failure::{Failure, Result};
+use crate::settings::{Flags, Settings};
+
+/// The transactional outbox: events committed with the business data, published at least once, in
+/// order.
+#[derive(Parser)]
+#[command(
+    name = "bento-outbox",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+#[command(after_help = "Example:
+  bento-outbox demo
+
+Exit codes: 0 done, 1 failed, 2 wrong use or settings, 3 done but something needs a person.")]
+pub(crate) struct Cli {
+    /// Settings file [default: outbox.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Database, as sqlite://outbox.db or postgres://user@host/name
+    #[arg(long, global = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// Bus, as stdout:, file:events.jsonl or nats://host:4222
+    #[arg(long, global = true, value_name = "URL")]
+    bus_url: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[cfg(feature = "sqlite")]
+    Demo(demo::Demo),
+    Migrate(migrate::Migrate),
+    Run(run::Run),
+    Append(append::Append),
+    Status(status::Status),
+    Config(config::Config),
+    Completions(completions::Completions),
+}
+
+fn main() -> ExitCode {
+    let ended = match Cli::try_parse() {
+        Ok(cli) => executed(cli),
+        Err(usage) => return said(&usage),
+    };
+    ended.unwrap_or_else(|failure| {
+        terminal::say(format!(
+            "{} {failure}",
+            terminal::Paint::stderr().red("error:")
+        ));
+        ExitCode::from(failure.code())
+    })
+}
+
+fn executed(cli: Cli) -> Result<ExitCode> {
+    let flags = Flags {
+        config: cli.config,
+        database_url: cli.database_url,
+        bus_url: cli.bus_url,
+    };
+    let settings = || Settings::load(&flags);
+    match cli.command {
+        #[cfg(feature = "sqlite")]
+        Command::Demo(command) => finish(command.run(&flags)),
+        Command::Migrate(command) => finish(command.run(settings()?)),
+        Command::Run(command) => finish(command.run(settings()?)),
+        Command::Append(command) => finish(command.run(settings()?)),
+        Command::Status(command) => finish(command.run(settings()?)),
+        Command::Config(command) => command.run(&settings()?),
+        Command::Completions(command) => command.run(&mut Cli::command()),
+    }
+}
+
+/// Runs a command's future to its end.
+fn finish(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
+        .block_on(command)
+}
+
+/// Says what clap has to say (help, version or what is wrong) and gives the exit code for it.
+fn said(usage: &clap::Error) -> ExitCode {
+    // Clap repeats words it does not know, and a URL given without its flag is such a word.
+    let repeats = matches!(
+        usage.kind(),
+        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::InvalidValue
+    );
+    if repeats {
+        usage
+            .to_string()
+            .trim_end()
+            .lines()
+            .for_each(|line| terminal::say(without_passwords(line)));
+    } else {
+        let _ = usage.print();
+    }
+    ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
+}
+
+fn without_passwords(line: &str) -> String {
+    let masked = |word: &str| {
+        if word.contains(':') {
+            settings::masked(word)
+        } else {
+            word.into()
+        }
+    };
+    line.split(' ')
+        .map(masked)
+        .collect::<Vec<String>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_help_has_an_example() {
+        let mut cli = Cli::command();
+        cli.clone().debug_assert();
+        assert!(cli.render_long_help().to_string().contains("Example"));
+        for command in cli
+            .get_subcommands_mut()
+            .filter(|command| command.get_name() != "help")
+        {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example"), "{help}");
+        }
+    }
+}

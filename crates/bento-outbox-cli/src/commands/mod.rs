@@ -1,0 +1,10 @@
+//! The commands: one each.
+
+pub(crate) mod append;
+pub(crate) mod completions;
+pub(crate) mod config;
+#[cfg(feature = "sqlite")]
+pub(crate) mod demo;
+pub(crate) mod migrate;
+pub(crate) mod run;
+pub(crate) mod status;

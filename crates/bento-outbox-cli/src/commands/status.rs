@@ -1,0 +1,159 @@
+//! `status`: how much of each tenant is new, retrying, sent and dead.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bento_outbox::TenantStatus;
+use clap::Args;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use crate::connect;
+use crate::failure::Result;
+use crate::settings::Settings;
+use crate::terminal;
+
+/// Show how much of each tenant is new, retrying, sent and dead
+#[derive(Args)]
+#[command(after_help = "Examples:
+  bento-outbox status
+  bento-outbox status --json | jq .total.new
+  bento-outbox status --check || echo 'somebody must look at the dead letters'")]
+pub(crate) struct Status {
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Exit with 3 when there are dead letters
+    #[arg(long)]
+    check: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    tenants: Vec<TenantStatus>,
+    total: TenantStatus,
+}
+
+impl Status {
+    pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
+        settings.refuse_unsupported()?;
+        let store = connect::database(&settings).await?.store();
+        store.check().await?;
+        let tenants = store.status().await?;
+        let report = Report {
+            total: total(&tenants),
+            tenants,
+        };
+        if self.json {
+            let json = serde_json::to_string(&report).unwrap_or_default();
+            terminal::print(|out| writeln!(out, "{json}"))?;
+        } else if report.tenants.is_empty() {
+            terminal::say(
+                "the outbox is empty: no event was written yet, or all were sent and are no longer kept",
+            );
+        } else if terminal::stdout_is_terminal() {
+            terminal::print(|out| writeln!(out, "{}", table(&report)))?;
+        } else {
+            terminal::print(|out| {
+                writeln!(out, "{}", HEADER.join("\t"))?;
+                let rows = report.tenants.iter().chain([&report.total]);
+                rows.map(cells)
+                    .try_for_each(|cells| writeln!(out, "{}", cells.join("\t")))
+            })?;
+        }
+        let needs_a_person = self.check && report.total.dead > 0;
+        Ok(if needs_a_person {
+            ExitCode::from(3)
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}
+
+fn total(tenants: &[TenantStatus]) -> TenantStatus {
+    let sum = |number: fn(&TenantStatus) -> u64| tenants.iter().map(number).sum();
+    TenantStatus {
+        tenant_id: "*".into(),
+        new: sum(|tenant| tenant.new),
+        retrying: sum(|tenant| tenant.retrying),
+        sent: sum(|tenant| tenant.sent),
+        dead: sum(|tenant| tenant.dead),
+        oldest_new_seconds: tenants
+            .iter()
+            .filter_map(|tenant| tenant.oldest_new_seconds)
+            .reduce(f64::max),
+        sent_per_second: tenants
+            .iter()
+            .fold(0.0, |sum, tenant| sum + tenant.sent_per_second),
+    }
+}
+
+const HEADER: [&str; 7] = [
+    "tenant",
+    "new",
+    "retrying",
+    "sent",
+    "dead",
+    "oldest unsent",
+    "sent a second",
+];
+
+fn table(report: &Report) -> Table {
+    let mut table = terminal::table(HEADER);
+    for tenant in &report.tenants {
+        table.add_row(cells(tenant));
+    }
+    if report.tenants.len() > 1 {
+        table.add_row(cells(&report.total));
+    }
+    table
+        .column_iter_mut()
+        .skip(1)
+        .for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+}
+
+fn cells(status: &TenantStatus) -> [String; 7] {
+    [
+        status.tenant_id.clone(),
+        status.new.to_string(),
+        status.retrying.to_string(),
+        status.sent.to_string(),
+        status.dead.to_string(),
+        status.oldest_new_seconds.map_or_else(|| "-".into(), age),
+        format!("{:.1}", status.sent_per_second),
+    ]
+}
+
+/// `2m 3s`: whole seconds are enough for a person.
+fn age(seconds: f64) -> String {
+    let whole = Duration::try_from_secs_f64(seconds.max(0.0).floor()).unwrap_or_default();
+    humantime::format_duration(whole).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_is_of_all_tenants_and_the_oldest_is_nobodys_when_all_are_sent() {
+        let tenant = |new, oldest_new_seconds| TenantStatus {
+            new,
+            oldest_new_seconds,
+            dead: 1,
+            ..Default::default()
+        };
+        let all = total(&[tenant(1, Some(3.0)), tenant(2, Some(75.5)), tenant(0, None)]);
+        assert_eq!(
+            (all.new, all.dead, all.oldest_new_seconds),
+            (3, 3, Some(75.5))
+        );
+        assert!(
+            total(&[]).sent_per_second.is_sign_positive(),
+            "printed as 0.0"
+        );
+        assert_eq!(total(&[tenant(0, None)]).oldest_new_seconds, None);
+        assert_eq!(age(75.5), "1m 15s");
+    }
+}

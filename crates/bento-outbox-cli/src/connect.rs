@@ -1,0 +1,162 @@
+//! From a URL to a database or a bus: the only place that names every adapter.
+
+use std::sync::Arc;
+
+use bento_outbox::publishers::{FilePublisher, NullPublisher, StdoutPublisher};
+use bento_outbox::{Error, Publisher, Store};
+
+use crate::failure::{Failure, Result};
+use crate::settings::{self, Settings};
+
+/// The database that the settings name.
+pub(crate) enum Database {
+    #[cfg(feature = "postgres")]
+    Postgres(bento_outbox::stores::PostgresStore),
+    #[cfg(feature = "sqlite")]
+    Sqlite(bento_outbox::stores::SqliteStore),
+}
+
+/// Evaluates an expression with the store of whichever type a [`Database`] has.
+macro_rules! with_store {
+    ($database:expr, $store:pat => $evaluated:expr) => {
+        match $database {
+            #[cfg(feature = "postgres")]
+            $crate::connect::Database::Postgres($store) => $evaluated,
+            #[cfg(feature = "sqlite")]
+            $crate::connect::Database::Sqlite($store) => $evaluated,
+        }
+    };
+}
+pub(crate) use with_store;
+
+impl Database {
+    /// The database as the relay and the operator see it.
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        with_store!(*self, ref store => Arc::new(store.clone()))
+    }
+}
+
+/// The database of `database_url`. A file must be there.
+///
+/// # Errors
+/// A URL that this program cannot use; exit code 2. Whether the database answers, its first use tells.
+pub(crate) async fn database(settings: &Settings) -> Result<Database> {
+    open(settings, false).await
+}
+
+/// The database of `database_url`. A file is created at its first use if it is not there.
+///
+/// # Errors
+/// As for [`database`].
+pub(crate) async fn database_created(settings: &Settings) -> Result<Database> {
+    open(settings, true).await
+}
+
+#[cfg_attr(
+    not(feature = "sqlite"),
+    expect(unused_variables, reason = "only SQLite has a file")
+)]
+async fn open(settings: &Settings, create: bool) -> Result<Database> {
+    let url = &settings.database_url;
+    let refuse = |what: &str| settings.refuse("database_url", what);
+    match settings::scheme(url).unwrap_or_default() {
+        #[cfg(feature = "sqlite")]
+        "sqlite" => {
+            use bento_outbox::stores::SqliteStore;
+            let tables = settings.tables.clone();
+            let opened = match create {
+                true => SqliteStore::open_or_create(url, tables).await,
+                false => SqliteStore::open(url, tables).await,
+            };
+            opened
+                .map(Database::Sqlite)
+                .map_err(|error| named(error, refuse))
+        }
+        #[cfg(not(feature = "sqlite"))]
+        "sqlite" => Err(refuse("needs a program built with `--features sqlite`")),
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => {
+            bento_outbox::stores::PostgresStore::open(url, settings.tables.clone())
+                .await
+                .map(Database::Postgres)
+                .map_err(|error| named(error, refuse))
+        }
+        #[cfg(not(feature = "postgres"))]
+        "postgres" | "postgresql" => {
+            Err(refuse("needs a program built with `--features postgres`"))
+        }
+        "mysql" | "mariadb" => Err(refuse(
+            "names MySQL, which is not supported by this version yet",
+        )),
+        other => Err(refuse(&format!(
+            "begins with {other:?}, which is none of sqlite, postgres, mysql"
+        ))),
+    }
+}
+
+/// The bus of `bus_url`.
+///
+/// # Errors
+/// A URL that this program cannot use; exit code 2. Whether the bus answers, its first use tells.
+pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
+    let url = &settings.bus_url;
+    let refuse = |what: &str| settings.refuse("bus_url", what);
+    let not_yet = |bus: &str| {
+        Err(refuse(&format!(
+            "names {bus}, which is not supported by this version yet"
+        )))
+    };
+    match settings::scheme(url).unwrap_or_default() {
+        "stdout" if url == "stdout:" => Ok(Arc::new(StdoutPublisher::new(
+            settings.cloud_events.clone(),
+        ))),
+        "null" if url == "null:" => Ok(Arc::new(NullPublisher)),
+        alone @ ("stdout" | "null") => {
+            Err(refuse(&format!("must be {alone}: and nothing after it")))
+        }
+        "file" => match url.trim_start_matches("file:").trim_start_matches("//") {
+            "" => Err(refuse("names no file, as file:events.jsonl does")),
+            path => Ok(Arc::new(FilePublisher::new(
+                path,
+                settings.cloud_events.clone(),
+            ))),
+        },
+        #[cfg(feature = "nats")]
+        "nats" | "tls" => {
+            use bento_outbox::publishers::NatsPublisher;
+            let parsed = url
+                .parse()
+                .map_err(|error| refuse(&format!("is no URL: {error}")))?;
+            let publisher = NatsPublisher::new(
+                &parsed,
+                settings.topic.clone(),
+                settings.cloud_events.clone(),
+            );
+            publisher
+                .map(|bus| Arc::new(bus) as Arc<dyn Publisher>)
+                .map_err(|error| named(error, refuse))
+        }
+        #[cfg(not(feature = "nats"))]
+        "nats" | "tls" => Err(refuse("needs a program built with `--features nats`")),
+        "memory" => Err(refuse(
+            "names the bus inside a process, which only the library has",
+        )),
+        "kafka" => not_yet("Kafka"),
+        "amqp" | "amqps" => not_yet("RabbitMQ"),
+        "redis" | "rediss" => not_yet("Redis"),
+        "http" | "https" => not_yet("a webhook"),
+        other => Err(refuse(&format!(
+            "begins with {other:?}, which is none of stdout, file, null, nats, kafka, amqp, redis, http"
+        ))),
+    }
+}
+
+/// An adapter's error about its URL, with the name of the setting where it is about the URL.
+fn named(error: Error, refuse: impl FnOnce(&str) -> Failure) -> Failure {
+    match error.kind() {
+        bento_outbox::ErrorKind::InvalidSetting => {
+            refuse(&format!("cannot be used: {}", error.report()))
+        }
+        _ => error.into(),
+    }
+}

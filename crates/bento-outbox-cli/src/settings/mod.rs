@@ -1,0 +1,244 @@
+//! The settings: command line over environment over file over default, checked as a whole.
+//!
+//! Nothing here is guessed: an unknown name, a value out of range or two values that contradict each
+//! other stop the program with one sentence that names the setting and where it came from.
+
+mod sources;
+mod table;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bento_outbox::stores::Tables;
+use bento_outbox::{CloudEvents, ProjectorSettings, RetrySettings, Topic};
+
+use crate::failure::{Failure, Result};
+
+pub(crate) use sources::{Flags, Given, Origin};
+pub(crate) use table::{SETTINGS, Setting, Support};
+pub(crate) use value::{log_filter, masked, scheme};
+
+/// The settings in force.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// The database.
+    pub(crate) database_url: String,
+    /// What its tables are called.
+    pub(crate) tables: Tables,
+    /// The bus.
+    pub(crate) bus_url: String,
+    /// The template of an event's topic.
+    #[cfg_attr(
+        not(feature = "nats"),
+        allow(dead_code, reason = "for buses that have topics")
+    )]
+    pub(crate) topic: Topic,
+    /// How records become CloudEvents.
+    pub(crate) cloud_events: CloudEvents,
+    /// How the projector works.
+    pub(crate) projector: ProjectorSettings,
+    /// What is logged.
+    pub(crate) log_level: String,
+    /// Whether log lines are JSON.
+    pub(crate) log_json: bool,
+    in_force: InForce,
+    sections: Vec<(String, Origin)>,
+}
+
+impl Settings {
+    /// The settings that command line, environment and file give.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, in one sentence; exit code 2.
+    pub(crate) fn load(flags: &Flags) -> Result<Self> {
+        Self::from(flags, std::env::vars_os())
+    }
+
+    fn from(
+        flags: &Flags,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self> {
+        let file = sources::file(flags.config.as_deref())?;
+        let environment = sources::environment(variables)?;
+        let layers = [file.given, environment, flags.given()];
+        let in_force = InForce::of(layers.into_iter().flatten())?;
+        in_force.contradictions()?;
+        Ok(Self {
+            database_url: in_force.text("database_url").into(),
+            tables: Tables::new(in_force.text("schema"), in_force.text("table"))?,
+            bus_url: in_force.text("bus_url").into(),
+            topic: in_force.read("topic", |text| text.parse().ok())?,
+            cloud_events: CloudEvents {
+                source: in_force.text("source").into(),
+                ..CloudEvents::default()
+            },
+            projector: ProjectorSettings {
+                batch_size: in_force.read("batch_size", value::whole)?,
+                tenants: in_force.read("tenants", value::tenants)?,
+                retry: RetrySettings {
+                    max_retry: in_force.read("max_retry", value::whole)?,
+                    multiplier: in_force.read("retry_multiplier", value::duration)?,
+                    max_delay: in_force.read("retry_max_delay", value::duration)?,
+                },
+                poll_interval_busy: in_force.read("poll_interval_busy", value::duration)?,
+                poll_interval_idle: in_force.read("poll_interval_idle", value::duration)?,
+                ordered: in_force.text("ordering") == "aggregate",
+                dead_letters_block: in_force.text("on_dead_letter") == "block",
+            },
+            log_level: in_force.text("log_level").into(),
+            log_json: in_force.text("log_format") == "json",
+            in_force,
+            sections: file.sections,
+        })
+    }
+
+    /// Refuses what this version would have to ignore at the user's cost.
+    ///
+    /// # Errors
+    /// The first such setting; exit code 2.
+    pub(crate) fn refuse_unsupported(&self) -> Result<()> {
+        let what = "is not supported by this version yet";
+        if let Some((section, origin)) = self.sections.first() {
+            return Err(Failure::misuse(format!("{section} ({origin}) {what}")));
+        }
+        match self
+            .given()
+            .find(|given| given.setting.support == Support::Refused)
+        {
+            Some(given) => Err(given.refuse(what)),
+            None => Ok(()),
+        }
+    }
+
+    /// The names of the settings that were given and change nothing yet.
+    pub(crate) fn without_effect(&self) -> Vec<&'static str> {
+        self.given()
+            .filter(|given| given.setting.support == Support::NoEffectYet)
+            .map(|given| given.setting.name)
+            .collect()
+    }
+
+    /// Every setting with its value, in the order of the table; no value where it is unset.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static Setting, Option<&Given>)> {
+        SETTINGS
+            .iter()
+            .map(|setting| (setting, self.in_force.get(setting.name)))
+    }
+
+    /// What is wrong with the value of `name`, and where it came from.
+    pub(crate) fn refuse(&self, name: &str, what: &str) -> Failure {
+        match self.in_force.get(name) {
+            Some(given) => given.refuse(what),
+            None => Failure::misuse(format!("{name} {what}")),
+        }
+    }
+
+    fn given(&self) -> impl Iterator<Item = &Given> {
+        self.all()
+            .filter_map(|(_, given)| given)
+            .filter(|given| given.origin != Origin::Default)
+    }
+}
+
+/// The value of each setting that has one, each valid by itself.
+#[derive(Debug)]
+struct InForce(Vec<Given>);
+
+impl InForce {
+    /// Lays the values over the defaults, later ones over earlier ones.
+    fn of(layers: impl Iterator<Item = Given>) -> Result<Self> {
+        let default = |setting: &'static Setting| {
+            let text = setting.default?.to_string();
+            Some(Given {
+                setting,
+                text,
+                origin: Origin::Default,
+            })
+        };
+        let mut in_force: Vec<Given> = SETTINGS.iter().filter_map(default).collect();
+        for given in layers {
+            // Also a value that another one covers must be right: it may come to light any day.
+            given
+                .setting
+                .kind
+                .check(&given.text)
+                .map_err(|what| given.refuse(&what))?;
+            in_force.retain(|other| other.setting.name != given.setting.name);
+            in_force.push(given);
+        }
+        Ok(Self(in_force))
+    }
+
+    fn get(&self, name: &str) -> Option<&Given> {
+        self.0.iter().find(|given| given.setting.name == name)
+    }
+
+    fn text(&self, name: &str) -> &str {
+        self.get(name).map_or("", |given| &given.text)
+    }
+
+    fn read<T>(&self, name: &str, read: fn(&str) -> Option<T>) -> Result<T> {
+        read(self.text(name))
+            .ok_or_else(|| Failure::misuse(format!("{name} has no value that can be read")))
+    }
+
+    /// # Errors
+    /// Two values that are right by themselves and wrong together.
+    fn contradictions(&self) -> Result<()> {
+        for (less, more) in [
+            ("retry_multiplier", "retry_max_delay"),
+            ("poll_interval_busy", "poll_interval_idle"),
+        ] {
+            if self.read::<Duration>(less, value::duration)? > self.read(more, value::duration)? {
+                return Err(
+                    self.contradiction(more, &format!("is less than {}", self.described(less)))
+                );
+            }
+        }
+        if self.text("ordering") == "none" && self.text("on_dead_letter") == "block" {
+            let what = format!(
+                "is block, but nothing waits for anything with {}",
+                self.described("ordering")
+            );
+            return Err(self.contradiction("on_dead_letter", &what));
+        }
+        let address = self.text("admin_addr").parse::<SocketAddr>();
+        if address.is_ok_and(|address| !address.ip().is_loopback())
+            && self.get("admin_token").is_none()
+        {
+            return Err(
+                self.contradiction("admin_addr", "is not loopback, which needs an admin_token")
+            );
+        }
+        if self.get("encryption_key_id").is_some() && self.get("encryption_keys").is_none() {
+            return Err(self.contradiction(
+                "encryption_key_id",
+                "names a key, but there are no encryption_keys",
+            ));
+        }
+        Ok(())
+    }
+
+    fn contradiction(&self, name: &str, what: &str) -> Failure {
+        match self.get(name) {
+            Some(given) => given.refuse(what),
+            None => Failure::misuse(format!("{name} {what}")),
+        }
+    }
+
+    /// `retry_multiplier 10s (default)`.
+    fn described(&self, name: &str) -> String {
+        match self.get(name) {
+            Some(given) => format!(
+                "{name} {} ({})",
+                given.setting.kind.shown(&given.text),
+                given.origin
+            ),
+            None => name.into(),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Standard output is for machines and standard error for people; both may be closed at any time.
+
+use std::fmt;
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+
+use crate::failure::{Failure, Result};
+
+/// Writes to standard output. A reader that went away (`| head`) has all it wanted: no failure.
+///
+/// # Errors
+/// Standard output takes no more, say because the disk behind it is full.
+pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format!(
+            "cannot write to standard output: {error}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Says something to the person at standard error, if there still is one.
+pub(crate) fn say(text: impl AsRef<str>) {
+    let _ = writeln!(io::stderr().lock(), "{}", text.as_ref());
+}
+
+/// Whether standard output is a person's terminal, for which there are tables and colours.
+pub(crate) fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Whether a stream that is a terminal (or not) gets colours: <https://no-color.org>.
+pub(crate) fn coloured(is_terminal: bool) -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    is_terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Colours for one stream, or none.
+#[derive(Clone, Copy)]
+pub(crate) struct Paint {
+    on: bool,
+}
+
+#[cfg_attr(
+    not(feature = "sqlite"),
+    expect(dead_code, reason = "most of them are for the demo")
+)]
+impl Paint {
+    pub(crate) fn stdout() -> Self {
+        Self {
+            on: coloured(io::stdout().is_terminal()),
+        }
+    }
+
+    pub(crate) fn stderr() -> Self {
+        Self {
+            on: coloured(io::stderr().is_terminal()),
+        }
+    }
+
+    pub(crate) fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    pub(crate) fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    pub(crate) fn red(self, text: &str) -> String {
+        self.with("31", text)
+    }
+
+    pub(crate) fn green(self, text: &str) -> String {
+        self.with("32", text)
+    }
+
+    pub(crate) fn cyan(self, text: &str) -> String {
+        self.with("36", text)
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.on {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.into()
+        }
+    }
+}
+
+/// A table for a person: a line under the header, none between rows.
+pub(crate) fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')))
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    table
+}
+
+/// A bar on standard error for work whose size is known; it is not there in a pipe.
+pub(crate) fn bar(length: u64) -> ProgressBar {
+    styled(
+        ProgressBar::new(length),
+        "{bar:32} {human_pos} of {human_len} events  {rate}  {eta} left",
+    )
+}
+
+/// A spinner on standard error for work of unknown size; it is not there in a pipe.
+pub(crate) fn spinner(what: &'static str) -> ProgressBar {
+    let spinner = styled(
+        ProgressBar::new_spinner(),
+        "{spinner} {human_pos} {msg}  {rate}",
+    );
+    spinner.set_message(what);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
+    let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        let _ = write!(text, "{:.0}/s", state.per_sec());
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style.with_key("rate", rate)),
+        Err(_) => bar,
+    }
+}

@@ -1,0 +1,205 @@
+//! Where the program runs in a test, and how it ended.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Stands wherever a payload or a secret may stand.
+pub(crate) const CANARY: &str = "s3cr3t-canary";
+
+/// A folder of its own, in which the program runs.
+pub(crate) struct Place(TempDir);
+
+/// How a run of the program ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// A place with tables.
+    pub(crate) fn migrated() -> Self {
+        let place = Self::new();
+        place.run(&["migrate"]).succeeded();
+        place
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bento-outbox"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("OUTBOX_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .current_dir(self.path())
+            .args(arguments)
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::of(self.command(arguments).output().unwrap())
+    }
+
+    pub(crate) fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
+        Ran::of(
+            self.command(arguments)
+                .envs(variables.iter().copied())
+                .output()
+                .unwrap(),
+        )
+    }
+
+    pub(crate) fn append(&self, lines: impl AsRef<[u8]>) -> Ran {
+        let mut command = self.command(&["append"]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let lines = lines.as_ref().to_vec();
+        // The program may stop reading at a bad line.
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&lines)));
+        let ran = Ran::of(child.wait_with_output().unwrap());
+        writer.join().unwrap();
+        ran
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        serde_json::from_str(&self.run(&["status", "--json"]).succeeded().stdout).unwrap()
+    }
+
+    /// How many whole lines a file has, none when it is not there.
+    pub(crate) fn lines(&self, file: &str) -> usize {
+        fs::read_to_string(self.path().join(file))
+            .unwrap_or_default()
+            .matches('\n')
+            .count()
+    }
+
+    pub(crate) fn sql(&self, statement: &'static str) {
+        let url = format!("sqlite://{}", self.path().join("outbox.db").display());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let pool = sqlx::SqlitePool::connect(&url).await.unwrap();
+            sqlx::query(statement).execute(&pool).await.unwrap();
+            pool.close().await;
+        });
+    }
+}
+
+impl Ran {
+    pub(crate) fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn succeeded(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self
+    }
+
+    /// One sentence on standard error that says `said`, nothing on standard output, no secret.
+    #[track_caller]
+    pub(crate) fn failed(self, code: i32, said: &str) -> Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert!(
+            self.stderr.starts_with("error: ") && self.stderr.contains(said),
+            "no {said:?} in {self:?}"
+        );
+        assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
+        assert_eq!(self.stdout, "");
+        self.without_secrets()
+    }
+
+    #[track_caller]
+    pub(crate) fn without_secrets(self) -> Self {
+        let all = format!("{}{}", self.stdout, self.stderr);
+        assert!(
+            !all.contains(CANARY) && !all.contains("panicked"),
+            "{self:?}"
+        );
+        self
+    }
+}
+
+/// A relay in the background.
+pub(crate) struct Relay(Child);
+
+impl Relay {
+    pub(crate) fn start(place: &Place, arguments: &[&str]) -> Self {
+        let mut command = place.command(arguments);
+        Self(
+            command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        )
+    }
+
+    /// Gives it a signal and waits for its end.
+    pub(crate) fn told(self, name: &str) -> Ran {
+        signal(&self.0, name);
+        Ran::of(self.0.wait_with_output().unwrap())
+    }
+}
+
+/// Gives a process a signal.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    let given = Command::new("kill").args([name, &id]).status().unwrap();
+    assert!(given.success());
+}
+
+/// Runs the program with a standard output that nobody reads any more.
+pub(crate) fn into_closed_pipe(place: &Place, arguments: &[&str]) -> Ran {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = place.command(arguments);
+    Ran::of(
+        command
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap(),
+    )
+}
+
+#[track_caller]
+pub(crate) fn eventually(mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "it did not become so"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
