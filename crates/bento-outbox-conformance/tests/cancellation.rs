@@ -10,8 +10,8 @@ use std::time::Duration;
 use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::{PostgresStore, Tables};
 use bento_outbox::{
-    Claim, Error, ErrorKind, Event, Outbox, Payload, Projector, ProjectorSettings, Settlement, Store,
-    Verdict, raise,
+    Claim, Error, ErrorKind, Event, Outbox, Payload, Projector, ProjectorSettings, Settlement,
+    Store, Verdict, raise,
 };
 use bento_outbox_conformance::cancel::{cancel_after_each, cancel_at_every_await};
 use bento_outbox_conformance::faults::{Proxy, Way};
@@ -28,29 +28,52 @@ struct Slow {
 
 async fn slow() -> Slow {
     let database = shared_postgres().database().await;
-    let direct = PgPoolOptions::new().max_connections(2).connect(database.url()).await.unwrap();
+    let direct = PgPoolOptions::new()
+        .max_connections(2)
+        .connect(database.url())
+        .await
+        .unwrap();
     PostgresStore::new(direct.clone()).migrate().await.unwrap();
-    sqlx::query("create table orders (id bigint)").execute(&direct).await.unwrap();
+    sqlx::query("create table orders (id bigint)")
+        .execute(&direct)
+        .await
+        .unwrap();
     let proxy = Proxy::before(database.url()).await;
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(Duration::from_secs(20))
-        .connect(&format!("{}?application_name=slow", proxy.url_of(database.url())))
+        .connect(&format!(
+            "{}?application_name=slow",
+            proxy.url_of(database.url())
+        ))
         .await
         .unwrap();
     proxy.delay(Way::ToServer, Duration::from_millis(2));
     proxy.delay(Way::ToClient, Duration::from_millis(2));
-    Slow { store: PostgresStore::with_tables(pool, Tables::default()), direct, proxy, _database: database }
+    Slow {
+        store: PostgresStore::with_tables(pool, Tables::default()),
+        direct,
+        proxy,
+        _database: database,
+    }
 }
 
 impl Slow {
     /// The next caller's autocommit write must be seen by others: its connection is in no
     /// transaction. Then nobody else's is either, since the pool has only this one.
     async fn next_write_is_committed(&self) -> bool {
-        sqlx::query("insert into orders values (-1)").execute(self.store.pool()).await.unwrap();
-        let seen: i64 =
-            sqlx::query_scalar("select count(*) from orders where id = -1").fetch_one(&self.direct).await.unwrap();
-        sqlx::query("delete from orders where id = -1").execute(&self.direct).await.unwrap();
+        sqlx::query("insert into orders values (-1)")
+            .execute(self.store.pool())
+            .await
+            .unwrap();
+        let seen: i64 = sqlx::query_scalar("select count(*) from orders where id = -1")
+            .fetch_one(&self.direct)
+            .await
+            .unwrap();
+        sqlx::query("delete from orders where id = -1")
+            .execute(&self.direct)
+            .await
+            .unwrap();
         seen == 1
     }
 
@@ -63,7 +86,10 @@ impl Slow {
     }
 
     async fn sound(&self) {
-        assert!(self.next_write_is_committed().await, "a connection was given back inside a transaction");
+        assert!(
+            self.next_write_is_committed().await,
+            "a connection was given back inside a transaction"
+        );
         let (orders, events) = self.counts().await;
         assert_eq!(orders, events, "a part of a unit of work is there");
     }
@@ -71,7 +97,9 @@ impl Slow {
 
 /// From before the first answer to after the last: a unit of work here takes about 25 ms.
 fn delays() -> impl Iterator<Item = Duration> {
-    (0..45).map(Duration::from_millis).chain([Duration::from_secs(20)])
+    (0..45)
+        .map(Duration::from_millis)
+        .chain([Duration::from_secs(20)])
 }
 
 fn event() -> Event {
@@ -85,7 +113,10 @@ async fn this_harness_sees_the_fault_of_sqlx() {
     let begin = async || drop(slow.store.pool().begin().await.unwrap());
     let look = async |_| spoilt |= !slow.next_write_is_committed().await;
     cancel_after_each(delays(), begin, look).await;
-    assert!(spoilt, "sqlx has mended its begin: this test and the note in ARCHITECTURE.md can go");
+    assert!(
+        spoilt,
+        "sqlx has mended its begin: this test and the note in ARCHITECTURE.md can go"
+    );
     assert!(slow.proxy.bites().delayed > 0);
 }
 
@@ -105,9 +136,13 @@ async fn a_dropped_unit_of_work_is_whole_or_nothing() {
     let unit = async || {
         outbox
             .run(async |uow| {
-                sqlx::query("insert into orders values (1)").execute(uow.tx()).await?;
+                sqlx::query("insert into orders values (1)")
+                    .execute(uow.tx())
+                    .await?;
                 uow.nested(async |uow| {
-                    sqlx::query("insert into orders values (2)").execute(uow.tx()).await?;
+                    sqlx::query("insert into orders values (2)")
+                        .execute(uow.tx())
+                        .await?;
                     raise(event())
                 })
                 .await?;
@@ -135,10 +170,17 @@ async fn a_dropped_commit_goes_on_and_a_dropped_rollback_too() {
         let mut ended = 0;
         let end = async || {
             let mut uow = outbox.begin().await.unwrap();
-            sqlx::query("insert into orders values (1)").execute(uow.tx()).await.unwrap();
+            sqlx::query("insert into orders values (1)")
+                .execute(uow.tx())
+                .await
+                .unwrap();
             uow.raise(event()).unwrap();
             ended += 1;
-            if commits { uow.commit().await.map(drop) } else { uow.rollback().await }
+            if commits {
+                uow.commit().await.map(drop)
+            } else {
+                uow.rollback().await
+            }
         };
         cancel_after_each(delays(), end, async |_| slow.sound().await).await;
         let there = slow.counts().await.0 - before;
@@ -152,28 +194,55 @@ async fn the_relays_futures_may_be_dropped_too() {
     let outbox = Outbox::new(slow.store.clone());
     let bus = MemoryPublisher::default();
     let store: Arc<dyn Store> = Arc::new(slow.store.clone());
-    let projector = Projector::new(store.clone(), Arc::new(bus.clone()), ProjectorSettings::default());
-    let claim = Claim { limit: 10, tenants: None, ordered: true, dead_letters_block: false };
+    let projector = Projector::new(
+        store.clone(),
+        Arc::new(bus.clone()),
+        ProjectorSettings::default(),
+    );
+    let claim = Claim {
+        limit: 10,
+        tenants: None,
+        ordered: true,
+        dead_letters_block: false,
+    };
     let mut ids = Vec::new();
     let mut place = async || {
         let event = event();
         ids.push(event.id);
         let mut uow = outbox.begin().await.unwrap();
-        sqlx::query("insert into orders values (1)").execute(uow.tx()).await.unwrap();
+        sqlx::query("insert into orders values (1)")
+            .execute(uow.tx())
+            .await
+            .unwrap();
         uow.raise(event).unwrap();
         uow.commit().await.unwrap();
     };
     for _ in 0..40 {
         place().await;
     }
-    let few = || (0..12).map(|n| Duration::from_millis(n * 2)).chain([Duration::from_secs(20)]);
+    let few = || {
+        (0..12)
+            .map(|n| Duration::from_millis(n * 2))
+            .chain([Duration::from_secs(20)])
+    };
     let look = async |_| slow.sound().await;
-    cancel_after_each(few(), async || store.claim(&claim).await.unwrap().records.len(), look).await;
+    cancel_after_each(
+        few(),
+        async || store.claim(&claim).await.unwrap().records.len(),
+        look,
+    )
+    .await;
     cancel_after_each(few(), async || store.status().await.unwrap().len(), look).await;
     cancel_after_each(few(), async || store.find(&ids).await.unwrap().len(), look).await;
     cancel_after_each(few(), async || store.check().await.unwrap(), look).await;
     cancel_after_each(few(), async || store.migrate().await.unwrap(), look).await;
-    let bad = [Settlement { id: ids[0], verdict: Verdict::Dead { counts: true, reason: "no".into() } }];
+    let bad = [Settlement {
+        id: ids[0],
+        verdict: Verdict::Dead {
+            counts: true,
+            reason: "no".into(),
+        },
+    }];
     cancel_after_each(few(), async || store.settle(&bad).await.unwrap(), look).await;
     cancel_after_each(few(), async || projector.run_once().await.unwrap(), look).await;
     cancel_at_every_await(async || projector.run_once().await.unwrap(), look).await;
@@ -183,7 +252,11 @@ async fn the_relays_futures_may_be_dropped_too() {
     };
     cancel_after_each(few(), run, look).await;
     while projector.run_once().await.unwrap().claimed > 0 {}
-    assert_eq!(bus.published().len(), 39, "each event once, but for the dead letter");
+    assert_eq!(
+        bus.published().len(),
+        39,
+        "each event once, but for the dead letter"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,7 +264,10 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
     let slow = slow().await;
     let outbox = Outbox::new(slow.store.clone());
     let mut uow = outbox.begin().await.unwrap();
-    sqlx::query("insert into orders values (1)").execute(uow.tx()).await.unwrap();
+    sqlx::query("insert into orders values (1)")
+        .execute(uow.tx())
+        .await
+        .unwrap();
     uow.raise(event()).unwrap();
     slow.proxy.swallow_reply(b"COMMIT", 1);
     let commit = tokio::spawn(uow.commit());
@@ -199,10 +275,17 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     slow.proxy.cut();
-    let answer = tokio::time::timeout(Duration::from_secs(30), commit).await.unwrap().unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(30), commit)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(
-        answer.as_ref().is_ok_and(|appended| appended.ids.len() == 1)
-            || answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::CommitUnknown),
+        answer
+            .as_ref()
+            .is_ok_and(|appended| appended.ids.len() == 1)
+            || answer
+                .as_ref()
+                .is_err_and(|error| error.kind() == ErrorKind::CommitUnknown),
         "{answer:?}"
     );
     assert!(answer.is_ok(), "the events were there to be found");
