@@ -194,7 +194,9 @@ impl Shop {
 
     /// The caller's own transaction: `append` writes in it and never ends it.
     async fn cancel(&self, order: &Order) -> Result<(), ShopError> {
-        let mut transaction = self.outbox.store().pool().begin().await?;
+        // SQLite: a transaction that will write says so at once, or it may fail half-way.
+        let pool = self.outbox.store().pool();
+        let mut transaction = pool.begin_with("begin immediate").await?;
         save(&mut transaction, order, "cancelled").await?;
         let event = order.event(&OrderCancelled { reason: "sold out" })?;
         self.outbox.append(&mut transaction, [event]).await?;
