@@ -11,7 +11,7 @@ use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::{PostgresStore, Tables};
 use bento_outbox::{
     Claim, Error, ErrorKind, Event, Outbox, Payload, Projector, ProjectorSettings, Settlement,
-    Store, Verdict, raise,
+    Store, UnitOfWork, Verdict, raise,
 };
 use bento_outbox_conformance::cancel::{cancel_after_each, cancel_at_every_await};
 use bento_outbox_conformance::faults::{Proxy, Way};
@@ -125,8 +125,12 @@ async fn a_dropped_begin_leaves_nothing_open() {
     let slow = slow().await;
     let outbox = Outbox::new(slow.store.clone());
     let begin = async || outbox.begin().await.unwrap();
-    cancel_after_each(delays(), begin, async |_| slow.sound().await).await;
-    cancel_at_every_await(begin, async |_| slow.sound().await).await;
+    let drop_too = async |begun: Option<UnitOfWork<PostgresStore>>| {
+        drop(begun);
+        slow.sound().await;
+    };
+    cancel_after_each(delays(), begin, drop_too).await;
+    cancel_at_every_await(begin, drop_too).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,14 +232,14 @@ async fn the_relays_futures_may_be_dropped_too() {
     let look = async |_| slow.sound().await;
     cancel_after_each(
         few(),
-        async || store.claim(&claim).await.unwrap().records.len(),
+        async || drop(store.claim(&claim).await.unwrap()),
         look,
     )
     .await;
-    cancel_after_each(few(), async || store.status().await.unwrap().len(), look).await;
-    cancel_after_each(few(), async || store.find(&ids).await.unwrap().len(), look).await;
+    cancel_after_each(few(), async || drop(store.status().await.unwrap()), look).await;
+    cancel_after_each(few(), async || drop(store.find(&ids).await.unwrap()), look).await;
     cancel_after_each(few(), async || store.check().await.unwrap(), look).await;
-    cancel_after_each(few(), async || store.migrate().await.unwrap(), look).await;
+    cancel_after_each(few(), async || drop(store.migrate().await.unwrap()), look).await;
     let bad = [Settlement {
         id: ids[0],
         verdict: Verdict::Dead {
@@ -243,9 +247,19 @@ async fn the_relays_futures_may_be_dropped_too() {
             reason: "no".into(),
         },
     }];
-    cancel_after_each(few(), async || store.settle(&bad).await.unwrap(), look).await;
-    cancel_after_each(few(), async || projector.run_once().await.unwrap(), look).await;
-    cancel_at_every_await(async || projector.run_once().await.unwrap(), look).await;
+    cancel_after_each(
+        few(),
+        async || assert!(store.settle(&bad).await.unwrap() <= 1),
+        look,
+    )
+    .await;
+    cancel_after_each(
+        few(),
+        async || drop(projector.run_once().await.unwrap()),
+        look,
+    )
+    .await;
+    cancel_at_every_await(async || drop(projector.run_once().await.unwrap()), look).await;
     let run = async || {
         let soon = tokio::time::sleep(Duration::from_millis(30));
         projector.run(soon).await.unwrap();

@@ -179,20 +179,50 @@ async fn once(
 
 fn summary(all: &Batch, seconds: f64) -> String {
     let mut summary = match all.sent {
-        0 => "nothing was due".to_string(),
+        0 if all.retried + all.dead == 0 => "nothing was due".to_string(),
+        0 => "nothing was sent".to_string(),
         sent => format!(
             "{sent} sent in {seconds:.1} s ({:.0} a second)",
             sent as f64 / seconds.max(0.001)
         ),
     };
     if all.retried > 0 {
-        summary += &format!(", {} failed attempts to be repeated", all.retried);
+        summary += &format!(
+            ", attempts that failed and are repeated later: {}",
+            all.retried
+        );
     }
     if all.dead > 0 {
-        summary += &format!(", {} became dead letters", all.dead);
+        summary += &format!(", new dead letters: {}", all.dead);
     }
     if all.waiting {
         summary += ", others wait for their time";
     }
     summary
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_leaves_out_what_did_not_happen() {
+        let said = |sent, retried, dead, waiting| {
+            let all = Batch {
+                sent,
+                retried,
+                dead,
+                waiting,
+                ..Batch::default()
+            };
+            summary(&all, 2.0)
+        };
+        assert_eq!(said(0, 0, 0, false), "nothing was due");
+        assert_eq!(said(10, 0, 0, false), "10 sent in 2.0 s (5 a second)");
+        assert_eq!(
+            said(0, 2, 1, true),
+            "nothing was sent, attempts that failed and are repeated later: 2, new dead letters: 1, \
+             others wait for their time"
+        );
+    }
 }
