@@ -56,6 +56,7 @@ macro_rules! store_cases {
             units::two_units_joined_in_one_task_never_mix,
             units::a_unit_inside_a_unit_is_refused,
             units::the_callers_own_transaction_stays_the_callers,
+            units::each_event_belongs_to_its_tenant,
             units::ids_already_there_are_skipped_and_reported,
             units::events_keep_the_order_in_which_they_were_raised,
             units::an_append_may_be_large,
@@ -66,12 +67,14 @@ macro_rules! store_cases {
             settling::a_late_commit_is_not_passed_over,
             settling::a_later_event_waits_for_its_time_and_holds_its_key,
             settling::a_failed_event_waits_and_holds_its_key,
+            settling::keys_differ_by_tenant_kind_and_id,
             settling::a_dead_letter_is_left_alone_and_its_key_goes_on,
             settling::a_dead_letter_can_hold_its_key,
             settling::without_order_nothing_is_held,
             settling::a_settled_record_is_not_changed_again,
             settling::a_stored_reason_is_bounded,
             settling::the_status_counts_each_event_once,
+            settling::records_are_found_in_order,
             settling::a_hint_wakes_who_waits,
             carrying::every_event_is_carried_once_in_order,
             carrying::a_refused_event_delays_only_its_own_key,
@@ -108,6 +111,9 @@ macro_rules! __store_tests {
         )*
     };
 }
+
+/// So long a case waits for what must come: far more than it takes.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a case fails: said in one sentence by a panic.
 fn ok<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {

@@ -8,5 +8,6 @@ mod cancel;
 mod cancellation;
 mod faults;
 mod handlers;
+mod mutants_store;
 mod servers;
 mod store;

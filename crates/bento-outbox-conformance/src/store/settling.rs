@@ -4,6 +4,13 @@ use bento_outbox::ErrorKind;
 
 use super::*;
 
+/// Longer than any test runs.
+const HOUR: Duration = Duration::from_secs(3_600);
+/// So soon that a case can wait for it.
+const SOON: Duration = Duration::from_millis(300);
+/// What a database may round a time by.
+const CLOCK_GRAIN: Duration = Duration::from_millis(5);
+
 /// A claim reads no more than asked, in order, of the asked tenants.
 pub async fn a_claim_is_bounded_ordered_and_of_the_asked_tenants<S: TransactionalStore>(store: S) {
     let of = |tenant: &str, n| Event {
@@ -55,19 +62,21 @@ pub async fn a_late_commit_is_not_passed_over<S: TransactionalStore>(store: S) {
     let mut slow = ok(outbox.begin().await);
     let late = event("late", 1);
     ok(outbox.append(slow.tx(), [late.clone()]).await);
-    let quick = {
+    let mut quick = {
         let store = store.clone();
         tokio::spawn(async move { commit(&store, [event("quick", 1)]).await })
     };
     // Where the database has one writer, the quick one waits for the slow one.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    if quick.is_finished() {
+    let is_quick = tokio::time::timeout(Duration::from_millis(300), &mut quick).await;
+    if is_quick.is_ok() {
         let read = claim(&store).await;
         assert_eq!(read.len(), 1);
         settle(&store, read[0].id, Verdict::Sent).await;
     }
     ok(slow.commit().await);
-    ok(quick.await);
+    if is_quick.is_err() {
+        ok(quick.await);
+    }
     assert!(
         claimed_ids(&store, &everything()).await.contains(&late.id),
         "the late event was passed over"
@@ -76,44 +85,56 @@ pub async fn a_late_commit_is_not_passed_over<S: TransactionalStore>(store: S) {
 
 /// An event is not published before its time; what comes after it in its key waits, others do not.
 pub async fn a_later_event_waits_for_its_time_and_holds_its_key<S: TransactionalStore>(store: S) {
-    let soon = Timestamp::now().after(Duration::from_secs(3));
-    let delayed = Event {
-        available_at: Some(soon),
-        ..event("a", 1)
+    let at = |available_at, event| Event {
+        available_at: Some(available_at),
+        ..event
     };
-    let ids = commit(
-        &store,
-        [delayed, event("a", 2), event("b", 3), unordered(4)],
-    )
-    .await;
-    assert_eq!(claimed_ids(&store, &everything()).await, ids[2..]);
-    for id in &ids[2..] {
-        settle(&store, *id, Verdict::Sent).await;
+    let hour = Timestamp::now().after(HOUR);
+    let events = [
+        at(hour, event("a", 1)),
+        event("a", 2),
+        event("a", 3),
+        event("b", 4),
+        at(hour, event("b", 5)),
+        at(hour, unordered(6)),
+        unordered(7),
+    ];
+    let ids = commit(&store, events).await;
+    let free = [ids[3], ids[6]];
+    let two = Claim {
+        limit: 2,
+        ..everything()
+    };
+    assert_eq!(
+        claimed_ids(&store, &two).await,
+        free,
+        "what waits takes no room"
+    );
+    for id in free {
+        settle(&store, id, Verdict::Sent).await;
     }
     let claimed = ok(store.claim(&everything()).await);
     assert_eq!((claimed.records.len(), claimed.waiting), (0, true));
-    until(&store, &ids[..2]).await;
+
+    let soon = Timestamp::now().after(SOON);
+    let ids = commit(&store, [at(soon, event("c", 8)), event("c", 9)]).await;
+    until(&store, &ids).await;
+    assert!(soon <= Timestamp::now().after(CLOCK_GRAIN), "read too soon");
 }
 
 /// A failed event is tried again after its delay, counted, with its reason; its key waits with it.
 pub async fn a_failed_event_waits_and_holds_its_key<S: TransactionalStore>(store: S) {
-    let ids = commit(
-        &store,
-        [
-            event("a", 1),
-            event("a", 2),
-            event("b", 3),
-            unordered(4),
-            unordered(5),
-        ],
-    )
-    .await;
-    assert_eq!(
-        settle(&store, ids[0], retry(Duration::from_secs(2))).await,
-        1
-    );
+    let events = [
+        event("a", 1),
+        event("a", 2),
+        event("b", 3),
+        unordered(4),
+        unordered(5),
+    ];
+    let ids = commit(&store, events).await;
+    assert_eq!(settle(&store, ids[0], retry(HOUR)).await, 1);
     let uncounted = Verdict::Retry {
-        after: Duration::from_secs(2),
+        after: HOUR,
         counts: false,
         reason: "late".into(),
     };
@@ -127,17 +148,63 @@ pub async fn a_failed_event_waits_and_holds_its_key<S: TransactionalStore>(store
     );
     assert_eq!(failed.error_message.as_deref(), Some("refused"));
     let wait = failed.retry_at.map(|at| Timestamp::now().until(at));
+    let minute = Duration::from_secs(60);
     assert!(
-        wait.is_some_and(|wait| wait <= Duration::from_secs(3)),
+        wait.is_some_and(|wait| HOUR - minute < wait && wait < HOUR + minute),
         "{wait:?}"
     );
     assert_eq!(the(&store, ids[3]).await.delivery.retry_cnt, 0);
-    until(&store, &ids).await;
-    assert_eq!(
-        the(&store, ids[0]).await.delivery.retry_cnt,
-        1,
-        "waiting costs nothing"
+
+    settle(&store, ids[2], retry(SOON)).await;
+    let failed = the(&store, ids[2]).await.delivery;
+    until(&store, &[ids[2], ids[4]]).await;
+    assert!(
+        failed.retry_at <= Some(Timestamp::now().after(CLOCK_GRAIN)),
+        "read too soon"
     );
+    assert_eq!(
+        the(&store, ids[2]).await.delivery,
+        failed,
+        "waiting changes nothing"
+    );
+    settle(&store, ids[2], Verdict::Sent).await;
+    let sent = the(&store, ids[2]).await.delivery;
+    assert_eq!(
+        (sent.status, sent.retry_cnt, sent.retry_at),
+        (Status::Sent, 1, None)
+    );
+}
+
+/// Who waits for whom is decided by tenant, kind and id together, compared byte by byte.
+pub async fn keys_differ_by_tenant_kind_and_id<S: TransactionalStore>(store: S) {
+    let of = |tenant: &str, kind: Option<&str>, id: &str| Event {
+        tenant: Some(ok(tenant.parse())),
+        aggregate: Some(Aggregate {
+            kind: kind.map(Into::into),
+            id: id.into(),
+        }),
+        ..event("", 0)
+    };
+    let order = Some("order");
+    let failed = of("one", order, "\u{e9}7");
+    let others = [
+        of("two", order, "\u{e9}7"),
+        of("one", Some("invoice"), "\u{e9}7"),
+        of("one", None, "\u{e9}7"),
+        of("one", order, "e\u{301}7"),
+        of("one", order, "\u{e9}7 "),
+        of("one", order, "\u{c9}7"),
+        of("one", Some("Order"), "\u{e9}7"),
+    ];
+    let same = commit(&store, [failed.clone()]).await;
+    settle(&store, same[0], retry(HOUR)).await;
+    let others = commit(&store, others).await;
+    let again = Event {
+        id: Uuid::now_v7(),
+        ..failed
+    };
+    commit(&store, [again]).await;
+    assert_eq!(claimed_ids(&store, &everything()).await, others);
 }
 
 /// A dead letter is claimed no more; with `skip` its key goes on.
@@ -291,22 +358,34 @@ pub async fn the_status_counts_each_event_once<S: TransactionalStore>(store: S) 
     assert!((status[0].sent_per_second - 1.0 / 60.0).abs() < 1e-6);
 }
 
-/// A commit ends the wait of who asked for a hint.
+/// Records are found by their ids, sent or not, in order of `seq`; other ids are none.
+pub async fn records_are_found_in_order<S: TransactionalStore>(store: S) {
+    let ids = commit(&store, (0..5).map(|n| event("a", n))).await;
+    settle(&store, ids[0], Verdict::Sent).await;
+    let asked = [ids[3], Uuid::now_v7(), ids[0], ids[2], ids[3]];
+    let found: Vec<Uuid> = ok(store.find(&asked).await)
+        .iter()
+        .map(|record| record.id)
+        .collect();
+    assert_eq!(found, [ids[0], ids[2], ids[3]]);
+    assert!(ok(store.find(&[]).await).is_empty());
+}
+
+/// A commit ends the wait of who asked for a hint, and nothing else does.
 pub async fn a_hint_wakes_who_waits<S: TransactionalStore>(store: S) {
-    let waiting = {
+    let mut waiting = {
         let store = store.clone();
         tokio::spawn(async move { store.hint().await })
     };
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut waiting).await;
+    assert!(early.is_err(), "woken for nothing");
     commit(&store, [event("a", 1)]).await;
-    ok(ok(
-        tokio::time::timeout(Duration::from_secs(5), waiting).await
-    ));
+    ok(ok(tokio::time::timeout(PATIENCE, waiting).await));
 }
 
 /// Waits until all of these are claimed, and nothing else, in this order.
 async fn until(store: &dyn Store, ids: &[Uuid]) {
-    let patience = Timestamp::now().after(Duration::from_secs(10));
+    let patience = Timestamp::now().after(PATIENCE);
     loop {
         let claimed: Vec<Uuid> = claimed_ids(store, &everything()).await;
         if claimed == ids {
@@ -316,7 +395,7 @@ async fn until(store: &dyn Store, ids: &[Uuid]) {
             Timestamp::now() < patience,
             "claimed {claimed:?}, expected {ids:?}"
         );
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -152,8 +152,16 @@ pub async fn an_open_transaction_shows_nothing<S: TransactionalStore>(store: S) 
 /// A nested unit is a savepoint: undone, it takes its events along and nobody else's.
 pub async fn a_nested_unit_takes_its_events_with_it<S: TransactionalStore>(store: S) {
     let outbox = Outbox::new(store.clone());
-    let ids = [1, 2, 3, 4, 5, 6].map(|n| event("a", n));
-    let [first, undone, undone_inside, undone_written, kept, last] = ids.clone();
+    let ids = [1, 2, 3, 4, 5, 6, 7].map(|n| event("a", n));
+    let [
+        first,
+        undone,
+        undone_inside,
+        undone_written,
+        kept_written,
+        kept,
+        last,
+    ] = ids.clone();
     ok(outbox
         .run(async |uow| {
             raise(first)?;
@@ -168,11 +176,18 @@ pub async fn a_nested_unit_takes_its_events_with_it<S: TransactionalStore>(store
                 })
                 .await;
             assert!(refused.is_err());
-            uow.nested(async |_| raise(kept)).await?;
+            uow.nested(async |uow| {
+                raise(kept)?;
+                Outbox::new(store.clone())
+                    .append(uow.tx(), [kept_written])
+                    .await
+            })
+            .await?;
             raise(last)
         })
         .await);
-    let expected = [ids[0].id, ids[4].id, ids[5].id];
+    // What is appended is written there and then, what is raised at the end.
+    let expected = [ids[4].id, ids[0].id, ids[5].id, ids[6].id];
     assert_eq!(claimed_ids(&store, &everything()).await, expected);
 }
 
@@ -180,6 +195,7 @@ pub async fn a_nested_unit_takes_its_events_with_it<S: TransactionalStore>(store
 pub async fn a_nested_unit_dropped_half_way_rolls_everything_back<S: TransactionalStore>(store: S) {
     let outbox = Outbox::new(store.clone());
     let mut uow = ok(outbox.begin().await);
+    ok(outbox.append(uow.tx(), [event("a", 0)]).await);
     ok(uow.raise(event("a", 1)));
     let endless = uow.nested(async |uow| {
         ok(uow.raise(event("a", 2)));
@@ -305,19 +321,48 @@ pub async fn the_callers_own_transaction_stays_the_callers<S: TransactionalStore
     assert_eq!(ids, appended.ids);
 }
 
-/// An id is an event: a second one with it is skipped in the same statement, and reported.
+/// An event is its own tenant's, or without one its outbox's; a transaction may have several.
+pub async fn each_event_belongs_to_its_tenant<S: TransactionalStore>(store: S) {
+    let of = |tenant: &str, n| Event {
+        tenant: Some(ok(tenant.parse())),
+        ..event("a", n)
+    };
+    let everybodys = Outbox::new(store.clone());
+    let acmes = everybodys.tenant("acme");
+    let mut own = ok(store.begin(None).await);
+    let connection = S::connection(&mut own);
+    let events = [of("one", 1), of("two", 2), event("a", 3)];
+    let appended = ok(everybodys.append(connection, events).await);
+    ok(acmes.append(connection, [event("a", 4)]).await);
+    ok(store.commit(own, &appended).await);
+    let records = claim(&store).await;
+    let tenants: Vec<&str> = records
+        .iter()
+        .map(|record| record.tenant.as_str())
+        .collect();
+    assert_eq!(tenants, ["one", "two", "default", "acme"]);
+}
+
+/// An id is an event: a second one with it is skipped in the same statement, and reported; the
+/// first one stays as it is.
 pub async fn ids_already_there_are_skipped_and_reported<S: TransactionalStore>(store: S) {
     let outbox = Outbox::new(store.clone());
     let [a, b, c] = [1, 2, 3].map(|n| event("a", n));
     commit(&store, [a.clone()]).await;
     let mut uow = ok(outbox.begin().await);
-    for event in [b.clone(), a.clone(), c.clone(), b.clone()] {
+    let other = |first: &Event| Event {
+        payload: ok(Payload::json("\"another\"")),
+        ..first.clone()
+    };
+    for event in [b.clone(), other(&a), c.clone(), other(&b)] {
         ok(uow.raise(event));
     }
     let appended = ok(uow.commit().await);
     assert_eq!(appended.ids, [b.id, c.id]);
     assert_eq!(appended.duplicates, [a.id, b.id]);
-    assert_eq!(claimed_ids(&store, &everything()).await, [a.id, b.id, c.id]);
+    let records = claim(&store).await;
+    let there: Vec<_> = records.iter().map(|r| (r.id, &r.payload[..])).collect();
+    assert_eq!(there, [&a, &b, &c].map(|e| (e.id, e.payload.as_bytes())));
 }
 
 /// Events of one unit of work are in the order in which they were raised.
@@ -395,11 +440,15 @@ pub async fn hostile_payloads_come_back_byte_for_byte<S: TransactionalStore>(sto
         .collect();
     events.push(ok(Event::of(&Empty {})));
     let bytes: Vec<u8> = (0..=255).cycle().take(70_000).collect();
-    for data in [bytes, vec![], vec![0]] {
+    for data in [bytes, vec![], vec![0], b"{}".to_vec()] {
         events.push(Event::new("x", Payload::Data(data.into())));
     }
     commit(&store, events.clone()).await;
-    for (record, event) in claim(&store).await.iter().zip(&events) {
+    let records = claim(&store).await;
+    assert_eq!(records.len(), events.len());
+    for (record, event) in records.iter().zip(&events) {
+        let json = matches!(event.payload, Payload::Json(_));
+        assert_eq!(record.is_json, json, "{:?}", event.payload);
         assert!(
             record.payload == event.payload.as_bytes(),
             "payload {:?} came back otherwise",

@@ -1,5 +1,6 @@
 //! A store in memory: for tests and examples, and the model of the others.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -165,13 +166,13 @@ impl Store for MemoryStore {
     }
 
     async fn find(&self, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
-        Ok(self
-            .rows()
+        let wanted: HashSet<&Uuid> = ids.iter().collect();
+        let rows = self.rows();
+        let found = rows
             .records
             .iter()
-            .filter(|record| ids.contains(&record.id))
-            .cloned()
-            .collect())
+            .filter(|record| wanted.contains(&record.id));
+        Ok(found.cloned().collect())
     }
 
     async fn status(&self) -> Result<Vec<TenantStatus>> {
@@ -210,6 +211,10 @@ impl Store for MemoryStore {
     }
 }
 
+fn ids<'a>(records: impl IntoIterator<Item = &'a OutboxRecord>) -> HashSet<Uuid> {
+    records.into_iter().map(|record| record.id).collect()
+}
+
 fn cut(reason: &str) -> String {
     reason.chars().take(ERROR_MESSAGE_CHARS_MAX).collect()
 }
@@ -244,11 +249,10 @@ impl TransactionalStore for MemoryStore {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let now = Timestamp::now();
+        let mut there = ids(rows.records.iter().chain(&connection.staged));
         let mut appended = Appended::default();
         for event in events {
-            let there =
-                |records: &[OutboxRecord]| records.iter().any(|record| record.id == event.id);
-            if there(&rows.records) || there(&connection.staged) {
+            if !there.insert(event.id) {
                 appended.duplicates.push(event.id);
                 continue;
             }
@@ -279,8 +283,9 @@ impl TransactionalStore for MemoryStore {
 
     async fn commit(&self, transaction: MemoryTransaction, _appended: &Appended) -> Result<()> {
         let mut rows = self.rows();
+        let mut there = ids(&rows.records);
         for record in transaction.connection.staged {
-            if !rows.records.iter().any(|there| there.id == record.id) {
+            if there.insert(record.id) {
                 let at = rows.records.partition_point(|there| there.seq < record.seq);
                 rows.records.insert(at, record);
             }
