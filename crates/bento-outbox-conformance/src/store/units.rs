@@ -282,7 +282,7 @@ pub async fn a_unit_inside_a_unit_is_refused<S: TransactionalStore>(store: S) {
             Ok::<_, Error>(inner.map_err(|error| error.kind()))
         })
         .await);
-    assert_eq!(kind, Err(ErrorKind::NoUnitOfWork));
+    assert_eq!(kind, Err(ErrorKind::UnitOfWorkOpen));
 }
 
 /// `append` writes in the caller's transaction and never ends it.
