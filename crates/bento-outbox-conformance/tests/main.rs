@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod bus;
+mod bus_nats;
 mod cancel;
 mod cancellation;
 mod faults;

@@ -1,0 +1,3 @@
+//! Adapters that each break one promise, to show that the lists of cases would notice.
+
+pub mod bus;
