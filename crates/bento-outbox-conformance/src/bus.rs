@@ -148,10 +148,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// An event of the aggregate `order/KEY`, with a number by which cases tell it from others.
 fn event(key: &str, number: usize) -> Event {
     Event {
-        aggregate: Some(Aggregate {
-            kind: Some("order".into()),
-            id: key.into(),
-        }),
+        aggregate: Aggregate::new("order", key),
         ..Event::new("case.changed", json(&format!("{{\"n\":{number}}}")))
     }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bento_outbox::publishers::{FilePublisher, MemoryPublisher, NullPublisher, StdoutPublisher};
-use bento_outbox::{CloudEvents, OutboxRecord, Publisher};
+use bento_outbox::{Aggregate, CloudEvents, OutboxRecord, Publisher};
 use bento_outbox_conformance::bus::{Arrived, Bus, Capabilities};
 use bento_outbox_conformance::mutants::bus::{CAPABILITIES, Fault, MutantBus};
 use bento_outbox_conformance::{bus_cases, bus_suite};
@@ -63,15 +63,15 @@ impl Bus for Memory {
 
 fn spelt_out(record: &OutboxRecord) -> Arrived {
     let mut headers: BTreeMap<String, String> = serde_json::from_str(&record.headers).unwrap();
-    let aggregate = record.aggregate.as_ref();
-    let key = aggregate.map(|aggregate| {
-        let kind = aggregate.kind.as_deref().unwrap_or_default();
-        format!("{}/{kind}/{}", record.tenant, aggregate.id)
+    let Aggregate { kind, id } = &record.aggregate;
+    let key = id.as_ref().map(|id| {
+        let kind = kind.as_deref().unwrap_or_default();
+        format!("{}/{kind}/{id}", record.tenant)
     });
     let optional = [
         ("dataschema", record.schema_id.clone()),
-        ("subject", aggregate.map(|aggregate| aggregate.id.clone())),
-        ("aggregatetype", aggregate.and_then(|a| a.kind.clone())),
+        ("subject", id.clone()),
+        ("aggregatetype", kind.clone()),
         ("partitionkey", key),
         ("traceparent", headers.remove("traceparent")),
         ("tracestate", headers.remove("tracestate")),
