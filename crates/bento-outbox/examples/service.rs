@@ -265,7 +265,7 @@ mod tests {
         let mut published: Vec<(String, String)> = bus
             .published()
             .into_iter()
-            .map(|record| (record.aggregate.unwrap().id, record.event_type))
+            .map(|record| (record.aggregate.id.unwrap(), record.event_type))
             .collect();
         // Orders are apart: only the events of one come in order, which a stable sort keeps.
         published.sort_by(|(one, _), (other, _)| one.cmp(other));
