@@ -1,6 +1,6 @@
 //! What every bus must do: one list of cases, one line a bus.
 //!
-//! ```ignore
+//! ```text
 //! bus_suite!(nats, fresh_nats, Capabilities { … });
 //! ```
 //!
