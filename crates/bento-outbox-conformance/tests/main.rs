@@ -7,5 +7,6 @@ mod bus_nats;
 mod cancel;
 mod cancellation;
 mod faults;
+mod flights;
 mod servers;
 mod store;
