@@ -225,7 +225,7 @@ async fn a_full_stream_is_waited_for_and_a_small_one_is_not() {
     })
     .await;
     stream(server, "SMALL", "small", |config| {
-        config.max_message_size = 10
+        config.max_message_size = 10;
     })
     .await;
     let bus = shared("");

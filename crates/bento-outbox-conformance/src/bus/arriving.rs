@@ -218,7 +218,7 @@ pub async fn an_empty_payload_arrives_empty(bus: &dyn Bus, can: &Capabilities) {
 
 /// The records of a batch arrive once each, in the order given.
 pub async fn a_batch_arrives_in_its_order(bus: &dyn Bus, can: &Capabilities) {
-    let batch = batch(0..1_000);
+    let batch = batch(0..400);
     publish_all(&*bus.publisher(), &batch).await;
     if can.keeps {
         assert_eq!(arrived_ids(bus).await, ids(&batch));

@@ -1,11 +1,13 @@
 //! A bus in memory that keeps every promise, or breaks one.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bento_outbox::{CloudEvents, OutboxRecord, Outcome, Publisher, Rejection, RejectionClass};
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use crate::bus::{Arrived, Bus, Capabilities, Faults};
 
@@ -132,6 +134,7 @@ pub struct MutantBus {
 #[derive(Default)]
 struct State {
     arrived: Vec<Arrived>,
+    ids: HashSet<Uuid>,
     held_back: Option<Arrived>,
     queued: Vec<Arrived>,
     publishing: u32,
@@ -206,15 +209,12 @@ impl MutantBus {
                 _ => Outcome::rejected(RejectionClass::Permanent, "too large"),
             };
         }
-        let known = state
-            .arrived
-            .iter()
-            .find(|known| known.id() == arrived.id());
-        match (known, self.fault) {
-            (Some(_), Some(RefusesRepetitions)) => {
+        let repeated = !state.ids.insert(record.id);
+        match self.fault {
+            Some(RefusesRepetitions) if repeated => {
                 return Outcome::rejected(RejectionClass::Message, "is there already");
             }
-            (Some(_), Some(ChangesRepetitions)) => {
+            Some(ChangesRepetitions) if repeated => {
                 let mut changed = arrived;
                 changed.attributes.insert("time".into(), "later".into());
                 state.arrived.push(changed);
