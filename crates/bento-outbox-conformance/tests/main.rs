@@ -7,6 +7,7 @@ mod bus_nats;
 mod cancel;
 mod cancellation;
 mod faults;
+mod flights;
 mod handlers;
 mod mutants_store;
 mod servers;
