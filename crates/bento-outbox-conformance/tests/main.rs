@@ -5,6 +5,8 @@
 mod cancel;
 mod cancellation;
 mod faults;
+mod migrations;
 mod mutants_store;
 mod servers;
 mod store;
+mod table;
