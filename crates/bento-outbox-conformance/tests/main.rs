@@ -9,6 +9,8 @@ mod cancellation;
 mod faults;
 mod flights;
 mod handlers;
+mod migrations;
 mod mutants_store;
 mod servers;
 mod store;
+mod table;

@@ -25,7 +25,8 @@ pub trait Store: Send + Sync + 'static {
     /// was changed after it was applied.
     async fn migrate(&self) -> Result<Vec<i64>>;
 
-    /// The SQL of every migration, in order.
+    /// The SQL of every migration, in order, for people who apply it by themselves: it leaves what
+    /// [`migrate`](Self::migrate) would, the count of versions included.
     fn migrations(&self) -> String;
 
     /// Whether the tables are there in the version this library knows, and the database can keep

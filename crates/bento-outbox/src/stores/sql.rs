@@ -27,11 +27,33 @@ impl Tables {
         migrator
     }
 
-    /// The SQL of `steps`, for people who apply it by themselves.
-    pub(crate) fn script(&self, steps: &[Step]) -> String {
-        let step =
-            |(version, name, sql): &Step| format!("-- {version:04} {name}\n{}", self.fill(sql));
-        steps.iter().map(step).collect::<Vec<_>>().join("\n")
+    /// The SQL of `steps`, for people who apply it by themselves, with what counts them in the table
+    /// `versions`; `bytes` makes a literal of hexadecimal digits.
+    pub(crate) fn script(
+        &self,
+        steps: &[Step],
+        versions: &str,
+        bytes: fn(&str) -> String,
+    ) -> String {
+        let step = |step: &Migration| {
+            let Migration {
+                version,
+                description,
+                sql,
+                checksum,
+                ..
+            } = step;
+            let digits: String = checksum.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!(
+                "-- {version:04} {description}\n{}\n\
+                 insert into {versions} (version, description, success, checksum, execution_time)\n    \
+                 values ({version}, '{description}', true, {}, -1);\n",
+                sql.as_str(),
+                bytes(&digits)
+            )
+        };
+        let migrator = self.migrator(steps, versions);
+        migrator.iter().map(step).collect::<Vec<_>>().join("\n")
     }
 
     /// Refuses tables of another version than the last of `steps`.

@@ -2,16 +2,18 @@
 
 mod rows;
 
+use std::io::{self, ErrorKind::TimedOut};
+use std::slice;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, Postgres, Row, Transaction};
 use tokio::sync::{Notify, OnceCell};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::rows::{COLUMNS, Failed, get, record};
@@ -82,12 +84,6 @@ impl PostgresStore {
         self.tables.fill("\"{schema}\".\"{table}\"")
     }
 
-    fn migrator(&self) -> Migrator {
-        let mut migrator = self.tables.migrator(&MIGRATIONS, &self.versions());
-        migrator.create_schema(self.tables.fill("\"{schema}\""));
-        migrator
-    }
-
     /// The table that keeps count of the migrations.
     fn versions(&self) -> String {
         self.tables.fill("\"{schema}\".\"{table}_migrations\"")
@@ -117,8 +113,23 @@ impl PostgresStore {
 impl Store for PostgresStore {
     async fn migrate(&self) -> Result<Vec<i64>> {
         let before = self.version().await?.unwrap_or(0);
-        self.migrator()
-            .run(&self.pool)
+        let failed = |e| error("applying a migration", e);
+        let mut migrator = self.tables.migrator(&MIGRATIONS, &self.versions());
+        let schema = self.tables.fill("\"{schema}\"");
+        let there: bool = sqlx::query_scalar("select to_regnamespace($1) is not null")
+            .bind(&schema)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(failed)?;
+        if !there {
+            // Only then: even "if not exists" asks for the right to create schemas.
+            migrator.create_schema(schema);
+        }
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        // The migrator keeps its lock when it fails. It is the session's, so that must end.
+        connection.close_on_drop();
+        migrator
+            .run_direct(None, &mut *connection, false)
             .await
             .map_err(migrate_error)?;
         Ok(MIGRATIONS
@@ -129,7 +140,18 @@ impl Store for PostgresStore {
     }
 
     fn migrations(&self) -> String {
-        self.tables.script(&MIGRATIONS)
+        let versions = self.versions();
+        let prologue = format!(
+            "create schema if not exists {};\n\
+             create table if not exists {versions} (version bigint primary key, description text not null, \
+             installed_on timestamptz not null default now(), success boolean not null, \
+             checksum bytea not null, execution_time bigint not null);",
+            self.tables.fill("\"{schema}\"")
+        );
+        let script = self
+            .tables
+            .script(&MIGRATIONS, &versions, |hex| format!("'\\x{hex}'"));
+        format!("{prologue}\n\n{script}")
     }
 
     async fn check(&self) -> Result<()> {
@@ -413,7 +435,11 @@ impl TransactionalStore for PostgresStore {
         {
             return Err(error("committing", e));
         }
-        match transaction.commit().await {
+        let answer = timeout(COMMIT_ANSWER_MAX, transaction.commit());
+        match answer
+            .await
+            .unwrap_or_else(|_| Err(io::Error::from(TimedOut).into()))
+        {
             Ok(()) => Ok(()),
             Err(e) => self.after_failed_commit(e, appended).await,
         }
@@ -448,11 +474,8 @@ impl PostgresStore {
         // still come: the server can be at work on the commit.
         for wait in UNKNOWN_COMMIT_WAITS {
             tokio::time::sleep(wait).await;
-            if self
-                .find(&[*first])
-                .await
-                .is_ok_and(|found| !found.is_empty())
-            {
+            let look = timeout(LOOK_MAX, self.find(slice::from_ref(first)));
+            if matches!(look.await, Ok(Ok(found)) if !found.is_empty()) {
                 return Ok(());
             }
         }
@@ -477,7 +500,7 @@ impl PostgresStore {
                     continue;
                 }
                 loop {
-                    match tokio::time::timeout(LISTEN_AGAIN, listener.try_recv()).await {
+                    match timeout(LISTEN_AGAIN, listener.try_recv()).await {
                         Ok(Ok(_)) => match hints.upgrade() {
                             Some(hints) => hints.given.notify_one(),
                             None => return,
@@ -497,6 +520,12 @@ const NOTIFY_DEBOUNCE: Duration = Duration::from_millis(5);
 
 /// The pause before listening is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// So long the answer to COMMIT is waited for before the events are looked for.
+const COMMIT_ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// So long one look for them takes at most.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// The pauses before each look for the events of a commit whose answer was lost.
 const UNKNOWN_COMMIT_WAITS: [Duration; 4] = [

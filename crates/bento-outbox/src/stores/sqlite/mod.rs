@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Sqlite, Transaction};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use self::rows::{COLUMNS, Failed, NewRow, get, json, record};
+use self::rows::{COLUMNS, Failed, NewRow, get, json, readable, record};
 use super::Tables;
 use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
@@ -119,9 +119,14 @@ impl SqliteStore {
             .connect_lazy_with(options)
     }
 
+    /// The table that keeps count of the migrations.
+    fn versions(&self) -> String {
+        self.tables.fill("{table}_migrations")
+    }
+
     /// The newest migration that was applied; none without tables.
     async fn version(&self) -> Result<Option<i64>> {
-        let name = self.tables.fill("{table}_migrations");
+        let name = self.versions();
         let there: bool =
             sqlx::query_scalar("select exists(select 1 from sqlite_schema where name = ?1)")
                 .bind(&name)
@@ -184,12 +189,15 @@ fn has_sound_wal(version: &str) -> bool {
 impl Store for SqliteStore {
     async fn migrate(&self) -> Result<Vec<i64>> {
         self.check_engine().await?;
+        // The migrator has no lock of its own on SQLite: two of them would both create the tables.
+        let mut transaction = self.begin(None).await?;
         let before = self.version().await?.unwrap_or(0);
         self.tables
-            .migrator(&MIGRATIONS, &self.tables.fill("{table}_migrations"))
-            .run(&self.pool)
+            .migrator(&MIGRATIONS, &self.versions())
+            .run_direct(None, &mut *transaction, false)
             .await
             .map_err(migrate_error)?;
+        self.commit(transaction, &Appended::default()).await?;
         Ok(MIGRATIONS
             .iter()
             .map(|(version, ..)| *version)
@@ -198,7 +206,16 @@ impl Store for SqliteStore {
     }
 
     fn migrations(&self) -> String {
-        self.tables.script(&MIGRATIONS)
+        let versions = format!(
+            "create table if not exists {} (version bigint primary key, description text not null, \
+             installed_on timestamp not null default current_timestamp, success boolean not null, \
+             checksum blob not null, execution_time bigint not null);",
+            self.versions()
+        );
+        let script = self
+            .tables
+            .script(&MIGRATIONS, &self.versions(), |hex| format!("x'{hex}'"));
+        format!("{versions}\n\n{script}")
     }
 
     async fn check(&self) -> Result<()> {
@@ -232,7 +249,12 @@ impl Store for SqliteStore {
         .fetch_all(&self.pool)
         .await
         .map_err(|e| error("claiming", e))?;
-        let records = rows.iter().map(record).collect::<Result<Vec<_>>>()?;
+        let (records, unreadable) = readable(&rows)?;
+        if !unreadable.is_empty() {
+            // It would be claimed for ever and hold everything up.
+            self.settle(&unreadable).await?;
+            return self.claim(claim).await;
+        }
         let waiting = records.is_empty()
             && sqlx::query_scalar(AssertSqlSafe(format!(
                 "select exists(select 1 from {table} where status = 'NEW'

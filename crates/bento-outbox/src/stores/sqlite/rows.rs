@@ -1,7 +1,7 @@
 //! How rows of SQLite become records, and events and settlements become its one JSON parameter.
 
 use bytes::Bytes;
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{NaiveDate, NaiveTime, TimeDelta};
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite};
@@ -11,6 +11,7 @@ use super::super::sql::error;
 use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
 use crate::event::{Aggregate, Event, Payload};
 use crate::record::{Delivery, OutboxRecord};
+use crate::store::{Settlement, Verdict};
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
@@ -108,46 +109,91 @@ pub(super) fn get<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(
     row.try_get(column).map_err(|e| error("reading events", e))
 }
 
-/// A time as SQLite's own functions read it: with `T` or a blank, with or without a zone (UTC),
-/// with or without seconds and their fraction.
-fn time(text: &str) -> Result<Timestamp> {
-    const NAIVE: [&str; 4] = [
-        "%Y-%m-%dT%H:%M:%S%.f",
-        "%Y-%m-%d %H:%M:%S%.f",
-        "%Y-%m-%dT%H:%M",
-        "%Y-%m-%d %H:%M",
-    ];
-    let zoned = || {
-        DateTime::parse_from_rfc3339(text)
-            .ok()
-            .map(|time| time.to_utc())
+/// A time as SQLite's own functions read it: date, then `T` or blanks, then hours and minutes with
+/// or without seconds and their fraction, with or without a zone (UTC). Only the ranges are not
+/// checked: the table's constraints have asked SQLite.
+fn time(text: &str) -> Option<Timestamp> {
+    let (date, clock) = text.trim_ascii_end().split_at_checked(10)?;
+    let (year, day) = date.split_at_checked(4)?;
+    let (month, day) = day.strip_prefix('-')?.split_once('-')?;
+    let first = NaiveDate::from_ymd_opt(year.parse().ok()?, month.parse().ok()?, 1)?;
+    // To SQLite February has 31 days, of which the last are in March.
+    let midnight = first.and_time(NaiveTime::MIN) + TimeDelta::days(day.parse::<i64>().ok()? - 1);
+
+    let clock = clock.trim_start_matches(|c: char| c == 'T' || c.is_ascii_whitespace());
+    let (clock, zone) = match clock.find(['Z', 'z', '+', '-']) {
+        Some(at) => clock.split_at(at),
+        None => (clock, ""),
     };
-    let naive = |format| NaiveDateTime::parse_from_str(text.trim_end_matches('Z'), format).ok();
-    let midnight =
-        || NaiveDateTime::parse_from_str(&format!("{text} 00:00"), "%Y-%m-%d %H:%M").ok();
-    zoned()
-        .or_else(|| {
-            NAIVE
-                .iter()
-                .find_map(|format| naive(format))
-                .or_else(midnight)
-                .map(|time| time.and_utc())
-        })
-        .map(|time: DateTime<Utc>| Timestamp::clamped(time.timestamp_micros()))
-        .ok_or_else(|| Error::new(ErrorKind::Database, format!("{text:?} is not a time")))
+    let offset = match zone.split_at_checked(1) {
+        Some(("+", zone)) => minutes(zone)?,
+        Some(("-", zone)) => -minutes(zone)?,
+        _ => 0,
+    };
+    let clock = clock.trim_ascii_end();
+    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, ""));
+    let (clock, seconds) = match clock.len() {
+        8 => clock.split_at_checked(5)?,
+        _ => (clock, ":0"),
+    };
+    let seconds = seconds.strip_prefix(':')?.parse::<i64>().ok()?;
+    let minutes = if clock.is_empty() { 0 } else { minutes(clock)? } - offset;
+    let micros = format!("{fraction:0<6.6}").parse::<i64>().ok()?;
+    let since_midnight = (minutes * 60 + seconds) * 1_000_000 + micros;
+    let moment = midnight.and_utc().timestamp_micros() + since_midnight;
+    Some(Timestamp::clamped(moment))
+}
+
+/// `HH:MM` in minutes.
+fn minutes(clock: &str) -> Option<i64> {
+    let (hours, minutes) = clock.split_once(':')?;
+    Some(hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?)
+}
+
+/// The records of rows. A row that is none becomes a dead letter: SQLite takes any bytes for text.
+pub(super) fn readable(rows: &[SqliteRow]) -> Result<(Vec<OutboxRecord>, Vec<Settlement>)> {
+    let (mut records, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in rows {
+        match record(row) {
+            Ok(record) => records.push(record),
+            Err(why) => unreadable.push(Settlement {
+                id: id(row)?,
+                verdict: Verdict::Dead {
+                    counts: false,
+                    reason: why.report(),
+                },
+            }),
+        }
+    }
+    Ok((records, unreadable))
+}
+
+/// The id of a row, whatever else is in it.
+pub(super) fn id(row: &SqliteRow) -> Result<Uuid> {
+    let id: &str = get(row, "id")?;
+    Uuid::parse_str(id)
+        .map_err(|e| Error::new(ErrorKind::Database, format!("{id:?} is not an id")).because(e))
 }
 
 pub(super) fn record(row: &SqliteRow) -> Result<OutboxRecord> {
     let id: String = get(row, "id")?;
     let of_this = |e: Error| Error::new(e.kind(), format!("reading event {id}")).because(e);
-    let at = |column| time(get(row, column)?).map_err(of_this);
+    let read = |column, text: &str| {
+        time(text).ok_or_else(|| {
+            of_this(Error::new(
+                ErrorKind::Database,
+                format!("{column} {text:?} is not a time"),
+            ))
+        })
+    };
+    let at = |column| read(column, get(row, column)?);
     let maybe_at = |column| {
         get::<Option<&str>>(row, column)?
-            .map(time)
+            .map(|text| read(column, text))
             .transpose()
-            .map_err(of_this)
     };
-    let json: Option<String> = get(row, "payload")?;
+    // As bytes: SQLite takes any for text.
+    let json: Option<Vec<u8>> = get(row, "payload")?;
     let is_json = json.is_some();
     let payload = match json {
         Some(json) => Bytes::from(json),
@@ -157,9 +203,7 @@ pub(super) fn record(row: &SqliteRow) -> Result<OutboxRecord> {
     };
     Ok(OutboxRecord {
         seq: get(row, "seq")?,
-        id: Uuid::parse_str(&id).map_err(|e| {
-            Error::new(ErrorKind::Database, format!("{id:?} is not an id")).because(e)
-        })?,
+        id: self::id(row)?,
         tenant: get::<&str>(row, "tenant_id")?.parse()?,
         aggregate: Aggregate {
             kind: get(row, "aggregate_type")?,
@@ -193,6 +237,7 @@ mod tests {
     #[test]
     fn every_form_of_time_that_sqlite_reads_is_read() {
         let noon = time("2013-01-01T12:00:00Z").unwrap();
+        assert_eq!(noon.to_string(), "2013-01-01T12:00:00.000000Z");
         for text in [
             "2013-01-01 12:00:00",
             "2013-01-01T12:00",
@@ -200,6 +245,10 @@ mod tests {
             "2013-01-01T14:00:00+02:00",
             "2013-01-01T12:00:00.000000Z",
             "2013-01-01 12:00Z",
+            "2013-01-01  12:00:00 z ",
+            "2013-01-01 13:30 +01:30",
+            "2013-01-01T10:00:00.0-02:00",
+            "2012-12-32T12:00",
         ] {
             assert_eq!(time(text).unwrap(), noon, "{text}");
         }
@@ -207,6 +256,12 @@ mod tests {
             time("2013-01-01").unwrap().to_string(),
             "2013-01-01T00:00:00.000000Z"
         );
-        assert!(time("nonsense").is_err());
+        assert_eq!(
+            time("2013-02-30 24:00:59.1234567").unwrap().to_string(),
+            "2013-03-03T00:00:59.123456Z"
+        );
+        for text in ["", "nonsense", "2013", "2013-01", "2013-01-01 12"] {
+            assert_eq!(time(text), None, "{text:?}");
+        }
     }
 }

@@ -1,32 +1,35 @@
 -- One row is one event. Any language may insert: only "type" and one of "payload" and "data" must
--- be given. Columns up to "available_at" are the writer's, the others the relay's.
+-- be given. Columns up to "available_at" are the writer's, the others the relay's. Most functions
+-- of SQLite take char(0) for the end of a text, so that is asked for by itself.
 create table "{table}" (
     seq integer primary key autoincrement,
     id text not null unique default (lower(
             hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-' ||
             substr('89ab', 1 + (abs(random()) % 4), 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))))
         check (id glob '????????-????-????-????-????????????' and replace(id, '-', '') not glob '*[^0-9a-f]*'
-               and length(replace(id, '-', '')) = 32),
+               and length(replace(id, '-', '')) = 32 and instr(id, char(0)) = 0),
     tenant_id text not null default 'default'
         check (length(tenant_id) between 1 and 64 and tenant_id glob '[A-Za-z0-9]*'
-               and tenant_id not glob '*[^A-Za-z0-9._-]*'),
+               and tenant_id not glob '*[^A-Za-z0-9._-]*' and instr(tenant_id, char(0)) = 0),
     aggregate_type text check (length(aggregate_type) between 1 and 128),
     aggregate_id text check (length(aggregate_id) between 1 and 255),
-    type text not null check (length(type) between 1 and 255 and type not glob '*[^A-Za-z0-9._:/-]*'),
+    type text not null
+        check (length(type) between 1 and 255 and type not glob '*[^A-Za-z0-9._:/-]*' and instr(type, char(0)) = 0),
     schema_id text check (length(schema_id) between 1 and 255),
     schema_ver integer not null default 1 check (schema_ver between 0 and 2147483647),
     payload text check (json_valid(payload)),
     data blob,
     content_type text not null default 'application/json'
-        check (length(content_type) between 1 and 128 and content_type not glob '*[^ -~]*'),
+        check (length(content_type) between 1 and 128 and content_type not glob '*[^ -~]*'
+               and instr(content_type, char(0)) = 0),
     key_id text check (length(key_id) between 1 and 128),
     headers text not null default '{}' check (json_valid(headers) and json_type(headers) = 'object'),
     occurred_at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
-        check (occurred_at glob '[0-9][0-9][0-9][0-9]-*' and julianday(occurred_at) is not null),
+        check (occurred_at glob '[0-9][0-9][0-9][0-9]-*' and occurred_at >= '0001' and julianday(occurred_at) is not null),
     created_at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
-        check (created_at glob '[0-9][0-9][0-9][0-9]-*' and julianday(created_at) is not null),
+        check (created_at glob '[0-9][0-9][0-9][0-9]-*' and created_at >= '0001' and julianday(created_at) is not null),
     available_at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
-        check (available_at glob '[0-9][0-9][0-9][0-9]-*' and julianday(available_at) is not null),
+        check (available_at glob '[0-9][0-9][0-9][0-9]-*' and available_at >= '0001' and julianday(available_at) is not null),
     status text not null default 'NEW' check (status in ('NEW', 'SENT', 'ERR')),
     retry_cnt integer not null default 0 check (retry_cnt >= 0),
     retry_at text,

@@ -1,0 +1,209 @@
+//! The tables come and stay in the version that the library knows, whoever makes them.
+
+use std::time::Duration;
+
+use bento_outbox::stores::{PostgresStore, SqliteStore, Tables};
+use bento_outbox::{ErrorKind, Result, Store};
+use bento_outbox_conformance::servers::shared_postgres;
+use bento_outbox_conformance::store::settling::missing_tables_are_named;
+use sqlx::PgPool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
+use tokio::time::timeout;
+
+use crate::table::{Database, Sql, empty, migrated};
+
+/// So long a migration may wait for another one.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The error of a store whose tables do not fit, which says all of `words`.
+fn refused<T: std::fmt::Debug>(result: Result<T>, words: &[&str]) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema, "{error:?}");
+    for word in words {
+        assert!(
+            error.report().contains(word),
+            "{error:?} does not say {word:?}"
+        );
+    }
+}
+
+/// What the table of versions says of each version.
+async fn versions(db: &Database) -> Vec<String> {
+    let checksum = match db.sql {
+        Sql::Postgres(_) => "encode(checksum, 'hex')",
+        Sql::Sqlite(_) => "lower(hex(checksum))",
+    };
+    let versions = format!(
+        "select version, description, success, {checksum} from outbox_migrations order by version"
+    );
+    db.lines(&versions).await
+}
+
+#[tokio::test]
+async fn a_second_migration_has_nothing_to_do() {
+    for db in empty().await {
+        missing_tables_are_named(&*db.store).await;
+        assert_eq!(db.store.migrate().await.unwrap(), [1], "{}", db.name);
+        db.store.check().await.unwrap();
+        db.run("insert into outbox (type, payload) values ('a', '1')")
+            .await;
+        assert_eq!(db.store.migrate().await.unwrap(), [0; 0], "{}", db.name);
+        assert_eq!(db.claim().await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn migrations_at_the_same_time_take_turns() {
+    for db in empty().await {
+        let stores = [0; 6].map(|_| db.store_in(Tables::default()));
+        let all = stores.iter().map(|store| store.migrate());
+        let done = timeout(PATIENCE, futures_util::future::try_join_all(all)).await;
+        let applied = done.expect("no migration waits for ever").unwrap().concat();
+        assert!(applied.contains(&1), "{}", db.name);
+        assert_eq!(versions(&db).await.len(), 1, "{}", db.name);
+        db.store.check().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tables_of_other_names_live_side_by_side() {
+    for db in migrated().await {
+        let other = db.store_in(Tables::new("crm", "letters").unwrap());
+        assert_eq!(other.migrate().await.unwrap(), [1], "{}", db.name);
+        let table = match db.sql {
+            Sql::Postgres(_) => "crm.letters",
+            Sql::Sqlite(_) => "letters",
+        };
+        db.run(&format!(
+            "insert into {table} (type, payload) values ('a', '1')"
+        ))
+        .await;
+        let states = [
+            other.status().await.unwrap(),
+            db.store.status().await.unwrap(),
+        ];
+        assert_eq!(states.map(|tenants| tenants.len()), [1, 0], "{}", db.name);
+        other.check().await.unwrap();
+        db.store.check().await.unwrap();
+    }
+}
+
+/// For people with a migration tool of their own.
+#[tokio::test]
+async fn the_printed_script_leaves_what_a_migration_leaves() {
+    for (db, other) in empty().await.into_iter().zip(migrated().await) {
+        db.run(&db.store.migrations()).await;
+        db.store.check().await.unwrap();
+        assert_eq!(versions(&db).await, versions(&other).await, "{}", db.name);
+        assert_eq!(db.store.migrate().await.unwrap(), [0; 0], "{}", db.name);
+        db.run("insert into outbox (type, payload) values ('a', '1')")
+            .await;
+        assert_eq!(db.claim().await.len(), 1);
+    }
+}
+
+/// A migration that is refused must not leave its lock behind.
+#[tokio::test]
+async fn tables_of_another_version_are_refused() {
+    let migrate = async |db: &Database| {
+        let done = timeout(PATIENCE, db.store.migrate()).await;
+        done.expect("no migration waits for ever")
+    };
+    for db in migrated().await {
+        db.run(
+            "insert into outbox_migrations (version, description, success, checksum, execution_time)
+             select 2, 'later', success, checksum, 0 from outbox_migrations",
+        )
+        .await;
+        for _ in 0..4 {
+            refused(migrate(&db).await, &["version 2", "newer", "upgrade"]);
+        }
+        refused(db.store.check().await, &["version 2", "newer", "upgrade"]);
+
+        db.run("delete from outbox_migrations where version = 2")
+            .await;
+        db.run("update outbox_migrations set version = 0").await;
+        refused(
+            db.store.check().await,
+            &["version 0", "older", "bento-outbox migrate"],
+        );
+
+        db.run(&format!(
+            "update outbox_migrations set version = 1, checksum = {}",
+            db.bytes("00")
+        ))
+        .await;
+        for _ in 0..4 {
+            refused(migrate(&db).await, &["migration 1", "another text"]);
+        }
+    }
+}
+
+/// A role with rights in the schema and none on the database is the usual one.
+#[tokio::test]
+async fn a_role_that_may_not_create_schemas_migrates_the_one_there_is() {
+    let database = shared_postgres().database().await;
+    let owner = PgPool::connect(database.url()).await.unwrap();
+    let role = database.name();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "create role {role} login; create schema app; grant all on schema app to {role}"
+    )))
+    .execute(&owner)
+    .await
+    .unwrap();
+    let url = database.url().replace("postgres@", &format!("{role}@"));
+    let store = PostgresStore::open(&url, Tables::new("app", "outbox").unwrap())
+        .await
+        .unwrap();
+    assert_eq!(store.migrate().await.unwrap(), [1]);
+    store.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_journal_that_is_not_wal_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("outbox.db"))
+        .journal_mode(SqliteJournalMode::Delete)
+        .create_if_missing(true);
+    let store = SqliteStore::new(SqlitePool::connect_with(options).await.unwrap());
+    refused(
+        store.migrate().await,
+        &["journal mode is delete", "pragma journal_mode = wal"],
+    );
+    refused(
+        store.check().await,
+        &["journal mode is delete", "pragma journal_mode = wal"],
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_missing_or_read_only_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/outbox.db", folder.path().display());
+    let missing = SqliteStore::open(&url, Tables::default()).await;
+    refused(
+        missing.map(drop),
+        &["outbox.db is not there", "bento-outbox migrate"],
+    );
+
+    let store = SqliteStore::open_or_create(&url, Tables::default())
+        .await
+        .unwrap();
+    store.migrate().await.unwrap();
+    let read_only = SqliteStore::open(&format!("{url}?mode=ro"), Tables::default())
+        .await
+        .unwrap();
+    read_only.check().await.unwrap();
+    let error = bento_outbox::Outbox::new(read_only).begin().await.map(drop);
+    let error = error.expect_err("a unit of work in a read-only file");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(error.report().contains("readonly"), "{error:?}");
+
+    let nowhere = format!("sqlite://{}/no/outbox.db", folder.path().display());
+    let store = SqliteStore::open_or_create(&nowhere, Tables::default())
+        .await
+        .unwrap();
+    let error = store.migrate().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+}
