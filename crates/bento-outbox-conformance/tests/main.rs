@@ -8,5 +8,6 @@ mod cancel;
 mod cancellation;
 mod faults;
 mod flights;
+mod reach;
 mod servers;
 mod store;
