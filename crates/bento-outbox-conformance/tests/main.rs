@@ -11,6 +11,7 @@ mod flights;
 mod handlers;
 mod migrations;
 mod mutants_store;
+mod reach;
 mod servers;
 mod store;
 mod table;
