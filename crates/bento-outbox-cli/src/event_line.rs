@@ -122,13 +122,9 @@ impl<'a> Fields<'a> {
                 "tenant_id is not 1 to 64 of the characters A-Z a-z 0-9 . _ - beginning with a letter or digit"
             })?);
         }
-        // Without an id there is no aggregate and no order, whatever the kind.
-        event.aggregate = match self.text("aggregate_id")? {
-            Some(id) => Some(Aggregate {
-                kind: self.text("aggregate_type")?,
-                id,
-            }),
-            None => self.text("aggregate_type")?.and(None),
+        event.aggregate = Aggregate {
+            kind: self.text("aggregate_type")?,
+            id: self.text("aggregate_id")?,
         };
         event.schema_id = self.text("schema_id")?;
         if let Some(version) = self.get("schema_ver") {
@@ -229,13 +225,7 @@ mod tests {
         .unwrap();
         assert_eq!(event.id.to_string(), "ce974dcd-cdcc-4219-b109-10e01ce658e4");
         assert_eq!(event.tenant.unwrap().as_str(), "ua");
-        assert_eq!(
-            event.aggregate.unwrap(),
-            Aggregate {
-                kind: Some("aircraft".into()),
-                id: "N14".into()
-            }
-        );
+        assert_eq!(event.aggregate, Aggregate::new("aircraft", "N14"));
         assert_eq!(
             (event.event_type.as_str(), event.schema_version),
             ("flight.departed", 3)

@@ -126,10 +126,7 @@ fn ok<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
 /// An event of the aggregate `order/KEY`, with a number by which cases tell it from others.
 fn event(key: &str, number: u32) -> Event {
     Event {
-        aggregate: Some(Aggregate {
-            kind: Some("order".into()),
-            id: key.into(),
-        }),
+        aggregate: Aggregate::new("order", key),
         ..Event::new(
             "order.changed",
             ok(Payload::json(format!("{{\"n\":{number}}}"))),
@@ -140,7 +137,7 @@ fn event(key: &str, number: u32) -> Event {
 /// An event of no aggregate.
 fn unordered(number: u32) -> Event {
     Event {
-        aggregate: None,
+        aggregate: Aggregate::default(),
         ..event("", number)
     }
 }

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod bus;
+mod bus_nats;
 mod cancel;
 mod cancellation;
 mod faults;
+mod handlers;
 mod migrations;
 mod mutants_store;
 mod servers;

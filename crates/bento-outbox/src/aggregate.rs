@@ -55,12 +55,8 @@ pub trait AggregateRoot {
     /// # Errors
     /// [`ErrorKind::InvalidEvent`](crate::ErrorKind::InvalidEvent) when it cannot be serialised.
     fn event<E: DomainEvent>(&self, event: &E) -> Result<Event> {
-        let aggregate = Aggregate {
-            kind: Some(Self::KIND.into()),
-            id: self.aggregate_id(),
-        };
         Ok(Event {
-            aggregate: Some(aggregate),
+            aggregate: Aggregate::new(Self::KIND, self.aggregate_id()),
             ..Event::of(event)?
         })
     }

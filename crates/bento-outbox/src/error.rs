@@ -22,6 +22,9 @@ pub struct Error {
 pub enum ErrorKind {
     /// An event was raised where no unit of work is open; it belongs to nothing and is not kept.
     NoUnitOfWork,
+    /// A unit of work of this outbox is already open in this task. A savepoint in it is
+    /// [`UnitOfWork::nested`](crate::UnitOfWork::nested), one of its own needs a task of its own.
+    UnitOfWorkOpen,
     /// The unit of work (or the nested one) has ended, or cannot be used any more.
     UnitOfWorkEnded,
     /// An event of another tenant than the unit of work's.

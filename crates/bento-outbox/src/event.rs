@@ -49,8 +49,8 @@ pub struct Event {
     pub id: Uuid,
     /// Whose event it is. Defaults to none: the unit of work's tenant.
     pub tenant: Option<Tenant>,
-    /// The aggregate that raised it: with the tenant its ordering key. Defaults to none: unordered.
-    pub aggregate: Option<Aggregate>,
+    /// The aggregate that raised it: with the tenant its ordering key. Defaults to none.
+    pub aggregate: Aggregate,
     /// The event's type, `order.placed`.
     pub event_type: String,
     /// The schema the payload follows, a URI.
@@ -74,13 +74,14 @@ pub struct Event {
     pub available_at: Option<Timestamp>,
 }
 
-/// Which aggregate an event is about: a kind and an id within it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// Which aggregate an event is about: a kind and an id within it. Defaults to neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Aggregate {
-    /// The kind, `order`; none where only the id is known. At most 128 characters.
+    /// The kind, `order`. At most 128 characters.
     pub kind: Option<String>,
-    /// The id within tenant and kind. At most 255 characters, compared byte by byte.
-    pub id: String,
+    /// The id within tenant and kind; without one the event has no order, whatever its kind. At
+    /// most 255 characters, compared byte by byte.
+    pub id: Option<String>,
 }
 
 /// What an event carries.
@@ -120,7 +121,7 @@ impl Event {
         Self {
             id: Uuid::now_v7(),
             tenant: None,
-            aggregate: None,
+            aggregate: Aggregate::default(),
             event_type: event_type.into(),
             schema_id: None,
             schema_version: 1,
@@ -153,23 +154,16 @@ impl Event {
         if !typed {
             return refuse("type is not 1 to 255 of the characters A-Z a-z 0-9 . _ - : /");
         }
-        if let Some(aggregate) = &self.aggregate {
-            if !fits(&aggregate.id, 255) {
-                return refuse(
-                    "aggregate_id is not 1 to 255 characters without control characters",
-                );
-            }
-            if aggregate
-                .kind
-                .as_deref()
-                .is_some_and(|kind| !fits(kind, 128))
-            {
-                return refuse(
-                    "aggregate_type is not 1 to 128 characters without control characters",
-                );
-            }
+        let unfit = |text: &Option<String>, chars_max| {
+            text.as_deref().is_some_and(|text| !fits(text, chars_max))
+        };
+        if unfit(&self.aggregate.id, 255) {
+            return refuse("aggregate_id is not 1 to 255 characters without control characters");
         }
-        if self.schema_id.as_deref().is_some_and(|id| !fits(id, 255)) {
+        if unfit(&self.aggregate.kind, 128) {
+            return refuse("aggregate_type is not 1 to 128 characters without control characters");
+        }
+        if unfit(&self.schema_id, 255) {
             return refuse("schema_id is not 1 to 255 characters without control characters");
         }
         if i32::try_from(self.schema_version).is_err() {
@@ -178,7 +172,7 @@ impl Event {
         if !fits(&self.content_type, 128) || !self.content_type.is_ascii() {
             return refuse("content_type is not 1 to 128 printable characters of ASCII");
         }
-        if self.key_id.as_deref().is_some_and(|id| !fits(id, 128)) {
+        if unfit(&self.key_id, 128) {
             return refuse("key_id is not 1 to 128 characters without control characters");
         }
         if self.payload.as_bytes().len() > PAYLOAD_BYTES_MAX {
@@ -187,6 +181,16 @@ impl Event {
             );
         }
         Ok(())
+    }
+}
+
+impl Aggregate {
+    /// The aggregate `id` of a kind.
+    pub fn new(kind: impl Into<String>, id: impl Into<String>) -> Self {
+        Self {
+            kind: Some(kind.into()),
+            id: Some(id.into()),
+        }
     }
 }
 
@@ -379,12 +383,6 @@ mod tests {
     #[test]
     fn what_no_bus_could_carry_is_refused_by_name() {
         let event = Event::of(&Placed { total: 7 }).unwrap();
-        let aggregate = |id: &str| {
-            Some(Aggregate {
-                kind: Some("order".into()),
-                id: id.into(),
-            })
-        };
         let bad = [
             (
                 Event {
@@ -409,24 +407,34 @@ mod tests {
             ),
             (
                 Event {
-                    aggregate: aggregate(""),
+                    aggregate: Aggregate::new("order", ""),
                     ..event.clone()
                 },
                 "aggregate_id",
             ),
             (
                 Event {
-                    aggregate: aggregate("a\r\nb"),
+                    aggregate: Aggregate::new("order", "a\r\nb"),
                     ..event.clone()
                 },
                 "aggregate_id",
             ),
             (
                 Event {
-                    aggregate: aggregate(&"é".repeat(256)),
+                    aggregate: Aggregate::new("order", "é".repeat(256)),
                     ..event.clone()
                 },
                 "aggregate_id",
+            ),
+            (
+                Event {
+                    aggregate: Aggregate {
+                        kind: Some(String::new()),
+                        id: None,
+                    },
+                    ..event.clone()
+                },
+                "aggregate_type",
             ),
             (
                 Event {
@@ -458,7 +466,7 @@ mod tests {
             );
         }
         Event {
-            aggregate: aggregate(&"é".repeat(255)),
+            aggregate: Aggregate::new("é".repeat(128), "é".repeat(255)),
             ..event
         }
         .check()

@@ -1,5 +1,114 @@
 //! The transactional outbox: domain events are committed with the business data and published
 //! afterwards, at least once, in order.
+//!
+//! A service changes its own database and tells others about it. An event here is a row in a table
+//! of the same database, written in the same transaction as the change it speaks of, so that both
+//! are there or neither is. A [`Projector`], in the service or in the program `bento-outbox`, then
+//! reads the table and publishes each event until the bus has it.
+//!
+//! # Example
+//!
+#![cfg_attr(feature = "sqlite", doc = "```")]
+#![cfg_attr(not(feature = "sqlite"), doc = "```ignore")]
+//! # use std::sync::Arc;
+//! # use bento_outbox::publishers::MemoryPublisher;
+//! # use bento_outbox::stores::{SqliteStore, Tables};
+//! # use bento_outbox::{AggregateRoot, DomainEvent, Outbox, Projector, ProjectorSettings, Result, Store as _};
+//! #[derive(serde::Serialize)]
+//! struct OrderPlaced { total_cents: i64 }
+//! impl DomainEvent for OrderPlaced { const TYPE: &'static str = "order.placed"; }
+//!
+//! struct Order { id: i64, total_cents: i64 }
+//! impl AggregateRoot for Order {
+//!     const KIND: &'static str = "order";
+//!     fn aggregate_id(&self) -> String { self.id.to_string() }
+//! }
+//! impl Order {
+//!     fn place(&mut self) -> Result<()> {
+//!         self.raise(OrderPlaced { total_cents: self.total_cents })
+//!     }
+//! }
+//!
+//! async fn place(outbox: &Outbox<SqliteStore>, order: &mut Order) -> Result<()> {
+//!     outbox.run(async |uow| {
+//!         sqlx::query("insert into orders (id) values (?)").bind(order.id).execute(uow.tx()).await?;
+//!         order.place() // nothing is passed: the event finds the unit of work that is open
+//!     }).await // the order and its event are committed, together
+//! }
+//! #
+//! # #[tokio::main]
+//! # async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+//! #     let folder = tempfile::tempdir()?;
+//! #     let url = format!("sqlite://{}/shop.db", folder.path().display());
+//! #     let store = SqliteStore::open_or_create(&url, Tables::default()).await?;
+//! #     store.migrate().await?;
+//! #     sqlx::query("create table orders (id integer primary key)").execute(store.pool()).await?;
+//! #     let outbox = Outbox::new(store.clone());
+//! #     place(&outbox, &mut Order { id: 7, total_cents: 4_200 }).await?;
+//! #     let bus = MemoryPublisher::default();
+//! #     let projector = Projector::new(Arc::new(store), Arc::new(bus.clone()), ProjectorSettings::default());
+//! #     projector.run_once().await?;
+//! #     assert_eq!(&bus.published()[0].payload[..], br#"{"total_cents":4200}"#);
+//! #     Ok(())
+//! # }
+//! ```
+//!
+//! [`Outbox::begin`] is the explicit form, [`Outbox::append`] writes into a transaction of your own,
+//! and [`UnitOfWork::nested`] is a savepoint. `examples/service.rs` shows them all in one service.
+//!
+//! The error of a closure is your own: all that is asked of it is `From<bento_outbox::Error>`, and
+//! with a second `From` for the driver's error `?` works on your statements too. The futures are
+//! `Send`, so that a unit of work can run in a handler or a spawned task. To try again after a
+//! [conflict](Error::is_retryable), put the loop around `run`: each round begins without events.
+//!
+//! # The words
+//!
+//! One meaning each, in the code, the logs and the program:
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | domain event | a fact of the business in the past tense: [`DomainEvent`], with its envelope an [`Event`] |
+//! | aggregate | an entity that *raises* events, and within which they are ordered: [`AggregateRoot`] |
+//! | unit of work | one transaction that *tracks* domain code and *appends* what it raised: [`UnitOfWork`] |
+//! | record | a row of the table `outbox`; after the commit its payload is opaque: [`OutboxRecord`] |
+//! | ordering key | tenant, aggregate type and aggregate id; no aggregate, no order: [`OrderingKey`] |
+//! | tenant | whose event it is; `default` where nothing else is said: [`Tenant`] |
+//! | store | a database, as the outbox sees it: [`Store`], and [`TransactionalStore`] for writing |
+//! | publisher | a message bus, as the outbox sees it; it *publishes*: [`Publisher`] |
+//! | projector | the relay: it *claims* records, has them published and *settles* them: [`Projector`] |
+//! | outcome | what the bus answered about one record: [`Outcome`] |
+//! | dead letter | a record with the status `ERR`: a person must look |
+//!
+//! | status | meaning |
+//! | --- | --- |
+//! | `NEW` | not delivered yet; with a `retry_at` it failed and waits |
+//! | `SENT` | the bus acknowledged it durably |
+//! | `ERR` | a dead letter |
+//!
+//! We do without: job, task, worker, handler, manager, engine, service, processor, dispatcher; and
+//! *message* is what travels on the bus, never a record.
+//!
+//! # Features
+//!
+//! None is on by default. Each adds one module and its driver, and excludes nothing:
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | `postgres` | [`stores`]`::PostgresStore`, on sqlx |
+//! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
+//! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
+//!
+//! Always there: [`stores::MemoryStore`], and the [`publishers`] for memory, standard output, a file
+//! and nowhere. Your own statements run on sqlx 0.9.
+//!
+//! # Further
+//!
+//! - What happens when a future is dropped: the sections "Cancel safety" of [`Outbox`]'s and
+//!   [`UnitOfWork`]'s functions.
+//! - What an error means for the caller: [`ErrorKind`].
+//! - What a message looks like: [`CloudEvents`].
+//! - An adapter of your own: [`Store`], [`Publisher`], and the crate `bento-outbox-conformance`,
+//!   which has the cases it must pass.
 
 mod aggregate;
 mod cloud_event;
@@ -38,3 +147,8 @@ pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;
 pub use topic::Topic;
 pub use unit_of_work::UnitOfWork;
+
+/// The README, so that its code is tested.
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -88,8 +88,7 @@ impl<S: TransactionalStore> Outbox<S> {
     ///
     /// # Errors
     /// What `work` answers, and the errors of [`begin`](Self::begin) and
-    /// [`commit`](UnitOfWork::commit). A unit of work of this outbox that is already open in this
-    /// task is an error: [`UnitOfWork::nested`] is the way to a savepoint.
+    /// [`commit`](UnitOfWork::commit).
     ///
     /// # Cancel safety
     /// Dropped before the commit began, everything is rolled back; later it may be committed.
@@ -119,14 +118,16 @@ impl<S: TransactionalStore> Outbox<S> {
     ///
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) without a database,
-    /// [`InvalidEvent`](ErrorKind::InvalidEvent) for a tenant outside its grammar.
+    /// [`InvalidEvent`](ErrorKind::InvalidEvent) for a tenant outside its grammar,
+    /// [`UnitOfWorkOpen`](ErrorKind::UnitOfWorkOpen) inside [`run`](Self::run) or a task that has
+    /// one already: [`UnitOfWork::nested`] is the way to a savepoint.
     ///
     /// # Cancel safety
     /// Dropped at any await, no connection stays inside a transaction.
     pub async fn begin(&self) -> Result<UnitOfWork<S>> {
         if pending::current().is_some_and(|scope| scope.outbox() == self.id) {
             return Err(Error::new(
-                ErrorKind::NoUnitOfWork,
+                ErrorKind::UnitOfWorkOpen,
                 "a unit of work of this outbox is already open in this task: use UnitOfWork::nested for a \
                  savepoint in it, or tokio::spawn for one of its own",
             ));

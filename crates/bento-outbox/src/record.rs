@@ -23,8 +23,8 @@ pub struct OutboxRecord {
     pub id: Uuid,
     /// Whose event it is.
     pub tenant: Tenant,
-    /// The aggregate that raised it; none means unordered.
-    pub aggregate: Option<Aggregate>,
+    /// The aggregate that raised it; without its id the record has no order.
+    pub aggregate: Aggregate,
     /// The event's type.
     pub event_type: String,
     /// The schema the payload follows.
@@ -84,8 +84,10 @@ pub enum Status {
 pub struct OrderingKey<'a> {
     /// The tenant.
     pub tenant: &'a Tenant,
-    /// Kind and id of the aggregate.
-    pub aggregate: &'a Aggregate,
+    /// The kind of aggregate; none is a kind by itself.
+    pub kind: Option<&'a str>,
+    /// The id of the aggregate.
+    pub id: &'a str,
 }
 
 /// What a publisher says about one record.
@@ -127,12 +129,12 @@ pub enum RejectionClass {
 }
 
 impl OutboxRecord {
-    /// The key within which this record is ordered; none when it has no aggregate.
+    /// The key within which this record is ordered; none when its aggregate has no id.
     pub fn ordering_key(&self) -> Option<OrderingKey<'_>> {
-        let aggregate = self.aggregate.as_ref()?;
         Some(OrderingKey {
             tenant: &self.tenant,
-            aggregate,
+            kind: self.aggregate.kind.as_deref(),
+            id: self.aggregate.id.as_deref()?,
         })
     }
 
@@ -179,14 +181,8 @@ const KEY_DELIMITERS: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
 impl fmt::Display for OrderingKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let part = |text| utf8_percent_encode(text, KEY_DELIMITERS);
-        let kind = self.aggregate.kind.as_deref().unwrap_or_default();
-        write!(
-            f,
-            "{}/{}/{}",
-            part(self.tenant.as_str()),
-            part(kind),
-            part(&self.aggregate.id)
-        )
+        let (tenant, kind) = (self.tenant.as_str(), self.kind.unwrap_or_default());
+        write!(f, "{}/{}/{}", part(tenant), part(kind), part(self.id))
     }
 }
 
@@ -268,16 +264,8 @@ mod tests {
     #[test]
     fn two_ordering_keys_are_never_written_alike() {
         let key = |kind: Option<&str>, id: &str| {
-            let tenant = Tenant::default();
-            let aggregate = Aggregate {
-                kind: kind.map(Into::into),
-                id: id.into(),
-            };
-            OrderingKey {
-                tenant: &tenant,
-                aggregate: &aggregate,
-            }
-            .to_string()
+            let tenant = &Tenant::default();
+            OrderingKey { tenant, kind, id }.to_string()
         };
         assert_eq!(key(Some("order"), "7"), "default/order/7");
         assert_ne!(key(Some("a"), "b/c"), key(Some("a/b"), "c"));

@@ -44,9 +44,7 @@ impl Topic {
                 Part::Type => name.push_str(&record.event_type),
                 Part::TenantId => push_escaped(&mut name, record.tenant.as_str()),
                 Part::AggregateType => {
-                    let aggregate = record.aggregate.as_ref();
-                    let Some(kind) = aggregate.and_then(|aggregate| aggregate.kind.as_deref())
-                    else {
+                    let Some(kind) = &record.aggregate.kind else {
                         return Err(Rejection::new(
                             RejectionClass::Permanent,
                             format!("topic {self} needs an aggregate_type and the event has none"),
@@ -159,10 +157,10 @@ mod tests {
         event_type: &str,
     ) -> Result<String, Rejection> {
         let event = Event {
-            aggregate: Some(Aggregate {
+            aggregate: Aggregate {
                 kind: kind.map(Into::into),
-                id: "1".into(),
-            }),
+                id: None,
+            },
             ..Event::new(event_type, Payload::json("1").unwrap())
         };
         let tenant = tenant.parse().unwrap();

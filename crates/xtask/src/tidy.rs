@@ -59,6 +59,7 @@ const RULES: &[Rule] = &[
     manners::modules_are_named_after_concepts,
     manners::the_root_is_small,
     manners::the_readme_names_the_two_commands,
+    manners::the_map_names_what_is_there,
 ];
 
 /// Checks the files under `root` against every rule.

@@ -96,10 +96,9 @@ impl MutantStore {
         };
         match self.fault {
             Some(ForgetsTheEventsTenant) => event.tenant = None,
-            Some(DropsAggregateKind) => event.aggregate.iter_mut().for_each(|a| a.kind = None),
+            Some(DropsAggregateKind) => event.aggregate.kind = None,
             Some(InventsAggregateKind) => {
-                let kinds = event.aggregate.iter_mut().map(|a| &mut a.kind);
-                kinds.for_each(|kind| *kind = Some(kind.take().unwrap_or_default()));
+                event.aggregate.kind.get_or_insert_default();
             }
             Some(DropsSchema) => (event.schema_id, event.schema_version) = (None, 1),
             Some(DropsKeyId) => event.key_id = None,
@@ -136,17 +135,13 @@ impl MutantStore {
     /// What the record is ordered by.
     fn key(&self, record: &OutboxRecord) -> Option<(Tenant, Aggregate)> {
         let tenant = record.tenant.clone();
-        let nothing = || Aggregate {
-            kind: None,
-            id: String::new(),
-        };
-        match (self.fault, record.aggregate.clone()) {
-            (Some(OrdersTheUnordered), None) => Some((tenant, nothing())),
-            (Some(KeyWithoutTenant), Some(aggregate)) => Some((Tenant::default(), aggregate)),
-            (Some(KeyWithoutKind), Some(Aggregate { id, .. })) => {
-                Some((tenant, Aggregate { kind: None, id }))
-            }
-            (_, aggregate) => aggregate.map(|aggregate| (tenant, aggregate)),
+        let Aggregate { kind, id } = record.aggregate.clone();
+        match (self.fault, id) {
+            (Some(OrdersTheUnordered), None) => Some((tenant, Aggregate::default())),
+            (_, None) => None,
+            (Some(KeyWithoutTenant), id) => Some((Tenant::default(), Aggregate { kind, id })),
+            (Some(KeyWithoutKind), id) => Some((tenant, Aggregate { kind: None, id })),
+            (_, id) => Some((tenant, Aggregate { kind, id })),
         }
     }
 

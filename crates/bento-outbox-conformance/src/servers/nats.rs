@@ -1,5 +1,6 @@
 //! NATS with JetStream.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -17,7 +18,7 @@ pub type NatsServer = Server<Nats>;
 /// If it does not come up.
 pub fn shared_nats() -> &'static NatsServer {
     static SHARED: OnceLock<NatsServer> = OnceLock::new();
-    SHARED.get_or_init(|| Server::from_recipe_blocking(Nats::new()))
+    SHARED.get_or_init(|| Server::from_recipe_blocking(Nats::new(JETSTREAM)))
 }
 
 impl Server<Nats> {
@@ -27,21 +28,34 @@ impl Server<Nats> {
     ///
     /// If it is not installed or does not come up.
     pub async fn start() -> Self {
-        Self::from_recipe(Nats::new()).await
+        Self::from_recipe(Nats::new(JETSTREAM)).await
+    }
+
+    /// Starts a NATS server with this configuration file: users, limits, no JetStream.
+    ///
+    /// # Panics
+    ///
+    /// If it is not installed or does not come up.
+    pub async fn start_with(config: &str) -> Self {
+        Self::from_recipe(Nats::new(config)).await
     }
 }
 
 /// How NATS is started.
 pub struct Nats {
     program: PathBuf,
+    config: String,
 }
 
+const JETSTREAM: &str = "jetstream: enabled";
+
 impl Nats {
-    fn new() -> Self {
+    fn new(config: &str) -> Self {
         // Debian puts it where a user's PATH does not look.
         let folders = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
         Self {
             program: find_program("nats-server", &folders, "nats-server"),
+            config: config.into(),
         }
     }
 }
@@ -49,12 +63,16 @@ impl Nats {
 impl Recipe for Nats {
     const NAME: &'static str = "nats";
 
-    fn prepare(&self, _folder: &Path) {}
+    fn prepare(&self, folder: &Path) {
+        let written = fs::write(folder.join("nats.conf"), &self.config);
+        written.unwrap_or_else(|e| panic!("no configuration in {}: {e}", folder.display()));
+    }
 
     fn command(&self, folder: &Path, port: u16) -> Command {
         let mut command = Command::new(&self.program);
         command.args([
-            "--jetstream",
+            "--config",
+            "nats.conf",
             "--addr",
             "127.0.0.1",
             "--port",

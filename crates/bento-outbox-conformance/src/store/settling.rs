@@ -179,10 +179,10 @@ pub async fn a_failed_event_waits_and_holds_its_key<S: TransactionalStore>(store
 pub async fn keys_differ_by_tenant_kind_and_id<S: TransactionalStore>(store: S) {
     let of = |tenant: &str, kind: Option<&str>, id: &str| Event {
         tenant: Some(ok(tenant.parse())),
-        aggregate: Some(Aggregate {
+        aggregate: Aggregate {
             kind: kind.map(Into::into),
-            id: id.into(),
-        }),
+            id: Some(id.into()),
+        },
         ..event("", 0)
     };
     let order = Some("order");

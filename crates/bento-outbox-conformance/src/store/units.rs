@@ -17,10 +17,7 @@ pub async fn committed_events_are_there_with_all_their_fields<S: TransactionalSt
     ok(headers.insert("X-Own", "ä \"quoted\" \\ 'single' %_"));
     let full = Event {
         tenant: Some(ok("acme".parse())),
-        aggregate: Some(Aggregate {
-            kind: Some("or'der".into()),
-            id: "é\"\\ 7".into(),
-        }),
+        aggregate: Aggregate::new("or'der", "é\"\\ 7"),
         schema_id: Some("https://example.com/schema".into()),
         schema_version: 7,
         content_type: "application/x-other".into(),
@@ -32,18 +29,26 @@ pub async fn committed_events_are_there_with_all_their_fields<S: TransactionalSt
         ..Event::new("order.changed", Payload::Data(vec![0, 1, 255].into()))
     };
     let kindless = Event {
-        aggregate: Some(Aggregate {
+        aggregate: Aggregate {
             kind: None,
-            id: "7".into(),
-        }),
+            id: Some("7".into()),
+        },
         ..event("", 1)
     };
+    let kind_alone = Event {
+        aggregate: Aggregate {
+            kind: Some("order".into()),
+            id: None,
+        },
+        ..event("", 3)
+    };
     let before = Timestamp::now();
-    commit(&store, [full.clone(), kindless.clone(), unordered(2)]).await;
+    let events = [&full, &kindless, &unordered(2), &kind_alone];
+    commit(&store, events.map(Event::clone)).await;
     let after = Timestamp::now();
 
     let records = claim(&store).await;
-    assert_eq!(records.len(), 3);
+    assert_eq!(records.len(), 4);
     let record = &records[0];
     assert_eq!(record.id, full.id);
     assert_eq!(record.tenant.as_str(), "acme");
@@ -74,8 +79,9 @@ pub async fn committed_events_are_there_with_all_their_fields<S: TransactionalSt
     // The database's clock and this machine's may differ a little, and SQLite's has milliseconds.
     let slack = Duration::from_secs(5);
     assert!(before.until(record.created_at) < slack && record.created_at.until(after) < slack);
-    assert_eq!(records[2].aggregate, None);
-    assert!(records[0].seq < records[1].seq && records[1].seq < records[2].seq);
+    assert_eq!(records[2].aggregate, Aggregate::default());
+    assert_eq!(records[3].aggregate, kind_alone.aggregate);
+    assert!(records.is_sorted_by(|a, b| a.seq < b.seq));
 }
 
 /// What is rolled back, or ends in an error of the closure, is never seen.
@@ -282,7 +288,7 @@ pub async fn a_unit_inside_a_unit_is_refused<S: TransactionalStore>(store: S) {
             Ok::<_, Error>(inner.map_err(|error| error.kind()))
         })
         .await);
-    assert_eq!(kind, Err(ErrorKind::NoUnitOfWork));
+    assert_eq!(kind, Err(ErrorKind::UnitOfWorkOpen));
 }
 
 /// `append` writes in the caller's transaction and never ends it.

@@ -32,7 +32,12 @@ const PARTS: &[&str] = &[
 /// Every file or folder in these is an adapter and knows no other one.
 pub(super) const ADAPTERS: &[&str] = &["publishers", "stores"];
 /// What the adapters of one folder have in common, besides its `mod.rs`.
-const SHARED: &[&str] = &["stores/sql", "stores/tables"];
+const SHARED: &[&str] = &[
+    "publishers/lines",
+    "publishers/options",
+    "stores/sql",
+    "stores/tables",
+];
 
 /// The crates that talk to a database or a bus.
 const DRIVERS: &[&str] = &[

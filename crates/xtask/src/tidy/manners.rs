@@ -13,6 +13,7 @@ const FEATURE_FILES: &[&str] = &["error.rs", "lib.rs", "publishers/mod.rs", "sto
 const VAGUE: &[&str] = &[
     "common", "helper", "helpers", "misc", "types", "util", "utils",
 ];
+const MAP: &str = "ARCHITECTURE.md";
 const README_COMMANDS: &[&str] = &["cargo run --release -- demo", "cargo x test"];
 
 /// A file that one cannot hold in one's head is two files.
@@ -158,6 +159,43 @@ pub(super) fn the_readme_names_the_two_commands(house: &House) -> Vec<Finding> {
         .collect()
 }
 
+/// A map that names what has been renamed or removed leads nowhere. Looked at are the `code spans` that are a
+/// file's name or have an `_`, as columns, modules and tests do.
+pub(super) fn the_map_names_what_is_there(house: &House) -> Vec<Finding> {
+    let Some(map) = house.text(MAP) else {
+        return Vec::new();
+    };
+    let known: BTreeSet<&str> = house
+        .texts()
+        .iter()
+        .filter(|(path, _)| path.ends_with(".rs") || path.ends_with(".sql"))
+        .flat_map(|(_, text)| words(text).map(|(_, word)| word))
+        .collect();
+    let is_there = |span: &str| match span.rsplit(['/', ':']).next().unwrap_or(span) {
+        file if file.ends_with(".rs") => house.paths().any(|path| {
+            path.strip_suffix(span)
+                .is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
+        }),
+        word if word.contains('_') => known.contains(word),
+        _ => true,
+    };
+    let mut findings = Vec::new();
+    for (number, line) in map.lines().enumerate() {
+        let spans = line.split('`').skip(1).step_by(2);
+        let plain = spans.filter(|span| {
+            span.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_/.:".contains(&b))
+        });
+        let lost = plain.filter(|span| !is_there(span));
+        findings.extend(
+            lost.map(|span| {
+                Finding::new(MAP, number + 1, format!("`{span}` is not there any more"))
+            }),
+        );
+    }
+    findings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,5 +289,26 @@ mod tests {
         let found =
             the_readme_names_the_two_commands(&House::of(&[("README.md", "cargo x testing")]));
         assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn a_map_that_names_what_is_gone_is_found() {
+        let map = "`a_test` and `case::gone_test`\n`src/lib.rs`, `gone.rs`, `ib.rs`, `Word`, `gone x_y`\n";
+        let files = [
+            (MAP, map),
+            ("crates/a/src/lib.rs", "#[test]\nfn a_test() {}"),
+        ];
+        let found = the_map_names_what_is_there(&House::of(&files));
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let says =
+            |line: usize, span: &str| format!("{MAP}:{line}: `{span}` is not there any more");
+        assert_eq!(
+            found,
+            [
+                says(1, "case::gone_test"),
+                says(2, "gone.rs"),
+                says(2, "ib.rs")
+            ]
+        );
     }
 }

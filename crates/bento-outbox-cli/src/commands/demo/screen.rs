@@ -86,11 +86,7 @@ impl Screen {
         if !self.stdout_is_terminal {
             return self.cloud_events.append_line(record, lines);
         }
-        let aggregate = record
-            .aggregate
-            .as_ref()
-            .map(|aggregate| aggregate.id.as_str())
-            .unwrap_or_default();
+        let aggregate = record.aggregate.id.as_deref().unwrap_or_default();
         let line = format!(
             "{} {} {aggregate}  {:8}  {}\n",
             self.out.green("✓"),
@@ -132,12 +128,7 @@ impl Publisher for Screen {
             Some(rejection) => rejection.into(),
             None => {
                 state.events += 1;
-                state.of_orders.extend(
-                    record
-                        .aggregate
-                        .as_ref()
-                        .map(|aggregate| aggregate.id.clone()),
-                );
+                state.of_orders.extend(record.aggregate.id.clone());
                 Outcome::Acked
             }
         };

@@ -3,7 +3,7 @@
 
 macro_rules! faults {
     ($($(#[$doc:meta])+ $fault:ident,)+) => {
-        /// The promise that a [`MutantStore`] breaks.
+        /// The promise that a [`MutantStore`](super::MutantStore) breaks.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Fault { $($(#[$doc])+ $fault,)+ }
 

@@ -2,12 +2,12 @@
 
 use std::error::Error as _;
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{
-    AccountErrorKind, Context, CreateStreamErrorKind, GetStreamErrorKind, RequestError,
-    RequestErrorKind,
+    Context, CreateStreamErrorKind, GetStreamErrorKind, RequestError, RequestErrorKind,
 };
 use async_nats::jetstream::stream::{Config, StorageType};
+use async_nats::jetstream::{self, ErrorCode};
+use serde::Deserialize;
 
 use super::{misconfigured, unreachable};
 use crate::record::Rejection;
@@ -92,12 +92,17 @@ impl Stream {
 
 /// Whether the server has JetStream at all, for when no stream is named.
 pub(super) async fn check_account(context: &Context) -> Result<(), Rejection> {
-    let account = context.query_account().await;
-    account.map(|_| ()).map_err(|error| match error.kind() {
-        AccountErrorKind::JetStreamUnavailable => no_jetstream(),
-        AccountErrorKind::JetStream(refusal) => misconfigured(refusal.to_string()),
-        _ => unreachable(format!("asking about JetStream: {error}")),
-    })
+    /// The part of the answer that every version of the server writes alike.
+    #[derive(Deserialize)]
+    struct Answer {
+        error: Option<jetstream::Error>,
+    }
+    match context.request("INFO", &()).await {
+        Ok(Answer { error: None }) => Ok(()),
+        Ok(Answer { error: Some(error) }) => Err(misconfigured(error.to_string())),
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(no_jetstream()),
+        Err(error) => Err(unreachable(format!("asking about JetStream: {error}"))),
+    }
 }
 
 fn no_jetstream() -> Rejection {

@@ -51,7 +51,6 @@ pub(super) fn record(row: &PgRow) -> Result<OutboxRecord> {
         get::<Option<DateTime<Utc>>>(row, column)
             .map(|time| time.map(|time| Timestamp::clamped(time.timestamp_micros())))
     };
-    let kind = get(row, "aggregate_type")?;
     let json: Option<String> = get(row, "payload")?;
     let is_json = json.is_some();
     let payload = match json {
@@ -64,7 +63,10 @@ pub(super) fn record(row: &PgRow) -> Result<OutboxRecord> {
         seq: get(row, "seq")?,
         id: get(row, "id")?,
         tenant: get::<&str>(row, "tenant_id")?.parse()?,
-        aggregate: get::<Option<String>>(row, "aggregate_id")?.map(|id| Aggregate { kind, id }),
+        aggregate: Aggregate {
+            kind: get(row, "aggregate_type")?,
+            id: get(row, "aggregate_id")?,
+        },
         event_type: get(row, "type")?,
         schema_id: get(row, "schema_id")?,
         schema_version: u32::try_from(get::<i32>(row, "schema_ver")?).unwrap_or(0),

@@ -49,14 +49,8 @@ impl<'a> NewRow<'a> {
         Self {
             id: event.id,
             tenant_id: event.tenant.as_ref().unwrap_or(tenant).as_str(),
-            aggregate_type: event
-                .aggregate
-                .as_ref()
-                .and_then(|aggregate| aggregate.kind.as_deref()),
-            aggregate_id: event
-                .aggregate
-                .as_ref()
-                .map(|aggregate| aggregate.id.as_str()),
+            aggregate_type: event.aggregate.kind.as_deref(),
+            aggregate_id: event.aggregate.id.as_deref(),
             r#type: &event.event_type,
             schema_id: event.schema_id.as_deref(),
             schema_ver: event.schema_version,
@@ -198,7 +192,6 @@ pub(super) fn record(row: &SqliteRow) -> Result<OutboxRecord> {
             .map(|text| read(column, text))
             .transpose()
     };
-    let kind = get(row, "aggregate_type")?;
     // As bytes: SQLite takes any for text.
     let json: Option<Vec<u8>> = get(row, "payload")?;
     let is_json = json.is_some();
@@ -212,7 +205,10 @@ pub(super) fn record(row: &SqliteRow) -> Result<OutboxRecord> {
         seq: get(row, "seq")?,
         id: self::id(row)?,
         tenant: get::<&str>(row, "tenant_id")?.parse()?,
-        aggregate: get::<Option<String>>(row, "aggregate_id")?.map(|id| Aggregate { kind, id }),
+        aggregate: Aggregate {
+            kind: get(row, "aggregate_type")?,
+            id: get(row, "aggregate_id")?,
+        },
         event_type: get(row, "type")?,
         schema_id: get(row, "schema_id")?,
         schema_version: u32::try_from(get::<i64>(row, "schema_ver")?).unwrap_or(0),
