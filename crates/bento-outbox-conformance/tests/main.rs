@@ -6,6 +6,7 @@ mod bus;
 mod bus_nats;
 mod cancel;
 mod cancellation;
+mod commits;
 mod faults;
 mod flights;
 mod handlers;

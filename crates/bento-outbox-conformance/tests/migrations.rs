@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bento_outbox::stores::{PostgresStore, SqliteStore, Tables};
-use bento_outbox::{ErrorKind, Result, Store};
+use bento_outbox::{ErrorKind, Event, Outbox, Payload, Result, Store, raise};
 use bento_outbox_conformance::servers::shared_postgres;
 use bento_outbox_conformance::store::settling::missing_tables_are_named;
 use sqlx::PgPool;
@@ -194,11 +194,13 @@ async fn a_file_that_is_missing_or_read_only_is_named() {
     let read_only = SqliteStore::open(&format!("{url}?mode=ro"), Tables::default())
         .await
         .unwrap();
-    read_only.check().await.unwrap();
-    let error = bento_outbox::Outbox::new(read_only).begin().await.map(drop);
-    let error = error.expect_err("a unit of work in a read-only file");
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-    assert!(error.report().contains("readonly"), "{error:?}");
+    let outbox = Outbox::new(read_only.clone());
+    let unit = outbox.run(async |_| raise(Event::new("a", Payload::json("1")?)));
+    for error in [read_only.check().await, unit.await] {
+        let error = error.expect_err("the file can only be read");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        assert!(error.report().contains("readonly"), "{error:?}");
+    }
 
     let nowhere = format!("sqlite://{}/no/outbox.db", folder.path().display());
     let store = SqliteStore::open_or_create(&nowhere, Tables::default())

@@ -144,6 +144,23 @@ impl SqliteStore {
         .map_err(|e| error("reading the version of the tables", e))
     }
 
+    /// Refuses a file that can only be read: nothing could be settled, so everything would be
+    /// published again and again.
+    async fn check_writable(&self) -> Result<()> {
+        let table = self.tables.table();
+        let nothing = format!("update \"{table}\" set status = status where false");
+        match sqlx::query(AssertSqlSafe(nothing))
+            .execute(&self.pool)
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(e) => match error("writing to the database", e) {
+                busy if busy.kind() == ErrorKind::Conflict => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
     /// Refuses what would lose events: a library with the WAL-reset fault, a journal that is not WAL.
     async fn check_engine(&self) -> Result<()> {
         let (version, journal): (String, String) =
@@ -221,7 +238,8 @@ impl Store for SqliteStore {
     async fn check(&self) -> Result<()> {
         self.check_engine().await?;
         self.tables
-            .check_version(self.version().await?, &MIGRATIONS)
+            .check_version(self.version().await?, &MIGRATIONS)?;
+        self.check_writable().await
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
