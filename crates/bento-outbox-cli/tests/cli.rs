@@ -6,6 +6,7 @@
 )]
 
 mod place;
+mod trouble;
 
 use std::fs;
 use std::io::Write as _;
@@ -217,6 +218,16 @@ fn wrong_use_and_wrong_settings_exit_with_2() {
         (
             vec!["run", "--bus-url", "memory:"],
             "which only the library has",
+        ),
+        (
+            vec![
+                "run",
+                "--bus-url",
+                "nats://h?strem=x",
+                "--database-url",
+                "sqlite://none",
+            ],
+            "strem",
         ),
         (vec!["run", "--bus-url", "file:"], "names no file"),
         (vec!["run", "--bus-url", "stdout:x"], "nothing after it"),

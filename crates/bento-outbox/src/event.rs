@@ -96,6 +96,9 @@ pub enum Payload {
 /// The most bytes a payload has.
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
+/// The most levels of arrays and objects in a JSON payload: SQLite takes no more.
+const PAYLOAD_LEVELS_MAX: usize = 1_000;
+
 impl Event {
     /// The event with a fresh id, raised now, by no aggregate.
     ///
@@ -180,6 +183,11 @@ impl Event {
                 "payload is over 16 MiB; store it elsewhere and raise an event that refers to it",
             );
         }
+        if let Payload::Json(json) = &self.payload
+            && levels(json.get()) > PAYLOAD_LEVELS_MAX
+        {
+            return refuse("payload is nested more than 1000 levels deep");
+        }
         Ok(())
     }
 }
@@ -196,6 +204,27 @@ impl Aggregate {
 
 fn fits(text: &str, chars_max: usize) -> bool {
     !text.is_empty() && text.chars().count() <= chars_max && !text.chars().any(char::is_control)
+}
+
+/// How many levels of arrays and objects valid JSON has.
+fn levels(json: &str) -> usize {
+    let (mut level, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                level += 1;
+                deepest = deepest.max(level);
+            }
+            b']' | b'}' => level -= 1,
+            _ => {}
+        }
+    }
+    deepest
 }
 
 impl Payload {
@@ -471,6 +500,18 @@ mod tests {
         }
         .check()
         .unwrap();
+    }
+
+    #[test]
+    fn a_payload_is_nested_only_so_deep() {
+        let nested = |levels: usize| {
+            let json = "{\"[\\\"[\":[".repeat(levels / 2) + &"]}".repeat(levels / 2);
+            Event::new("x", Payload::json(json).unwrap()).check()
+        };
+        nested(PAYLOAD_LEVELS_MAX).unwrap();
+        let error = nested(PAYLOAD_LEVELS_MAX + 2).unwrap_err();
+        assert!(error.to_string().contains("1000 levels"), "{error}");
+        nested(200_000).unwrap_err();
     }
 
     #[test]

@@ -52,7 +52,11 @@ impl Append {
         let written: Result<Written> =
             with_store!(database, store => write_all(store, lines).await);
         let written = written?;
-        terminal::print(|out| written.ids.iter().try_for_each(|id| writeln!(out, "{id}")))?;
+        terminal::print(|out| written.ids.iter().try_for_each(|id| writeln!(out, "{id}")))
+            .map_err(|failure| {
+                let count = counted(written.ids.len() as u64);
+                failure.about(format!("{count} written, but the ids could not be shown"))
+            })?;
         written.report();
         Ok(ExitCode::SUCCESS)
     }

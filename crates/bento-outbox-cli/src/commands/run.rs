@@ -37,8 +37,8 @@ impl Run {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         settings.refuse_unsupported()?;
         let stop = Stop::on_signals()?;
-        let store = connect::database(&settings).await?.store();
         let bus = connect::bus(&settings)?;
+        let store = connect::database(&settings).await?.store();
         logging::begin(&settings);
         let without_effect = settings.without_effect();
         if !without_effect.is_empty() {
@@ -73,16 +73,20 @@ async fn always(
         settings::masked(&settings.bus_url),
     );
     tracing::info!(database = database_url, bus = bus_url, "relay started");
-    let checked = bus.clone();
-    tokio::spawn(async move {
-        if let Err(rejection) = checked.check().await {
-            tracing::warn!(
-                reason = rejection.reason,
-                "the bus is not ready; events are kept until it is"
-            );
+    let projector = Projector::new(store, bus.clone(), settings.projector.clone());
+    // A bus that takes no events is told of by the projector. Without an event, a check tells.
+    let first = projector.run_once().await;
+    if first.is_ok_and(|batch| batch.claimed == 0) {
+        tokio::select! {
+            checked = bus.check() => if let Err(rejection) = checked {
+                tracing::warn!(
+                    reason = rejection.reason,
+                    "the bus is not ready; events are kept until it is"
+                );
+            },
+            () = stop.requested() => {}
         }
-    });
-    let projector = Projector::new(store, bus, settings.projector.clone());
+    }
     let end = async {
         tokio::select! {
             () = stop.requested() => {}
@@ -99,7 +103,7 @@ async fn always(
     }
 }
 
-/// A bus that does not come back once it is gone, as standard output does not.
+/// A bus that does not come back once it is closed, as standard output does not.
 struct Unhealable {
     bus: Arc<dyn Publisher>,
     lost: watch::Sender<Option<Rejection>>,
@@ -111,10 +115,7 @@ impl Publisher for Unhealable {
         let outcomes = self.bus.publish(batch).await;
         for outcome in &outcomes {
             if let Outcome::Rejected(rejection) = outcome
-                && matches!(
-                    rejection.class,
-                    RejectionClass::Unreachable | RejectionClass::Config
-                )
+                && rejection.class == RejectionClass::Config
             {
                 self.lost.send_replace(Some(rejection.clone()));
             }

@@ -1,6 +1,6 @@
 //! Where the program runs in a test, and how it ended.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -160,6 +160,12 @@ impl Relay {
                 .spawn()
                 .unwrap(),
         )
+    }
+
+    /// One whose log is read while it runs.
+    pub(crate) fn logging(place: &Place, arguments: &[&str], log: &Path) -> Self {
+        let mut command = place.command(arguments);
+        Self(command.stderr(File::create(log).unwrap()).spawn().unwrap())
     }
 
     /// Gives it a signal and waits for its end.

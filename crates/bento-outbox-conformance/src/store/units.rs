@@ -444,6 +444,8 @@ pub async fn hostile_payloads_come_back_byte_for_byte<S: TransactionalStore>(sto
         .iter()
         .map(|text| Event::new("x", ok(Payload::json(*text))))
         .collect();
+    let deepest = "[".repeat(1_000) + &"]".repeat(1_000);
+    events.push(Event::new("x", ok(Payload::json(deepest))));
     events.push(ok(Event::of(&Empty {})));
     let bytes: Vec<u8> = (0..=255).cycle().take(70_000).collect();
     for data in [bytes, vec![], vec![0], b"{}".to_vec()] {

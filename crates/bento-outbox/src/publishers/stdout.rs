@@ -77,7 +77,11 @@ impl Output {
                 self.closed = true;
                 closed().into()
             }
-            Err(error) => Outcome::unknown(format!("cannot write to standard output: {error}")),
+            // A part may have got out, but none of it counts: all of it is written again.
+            Err(error) => {
+                let reason = format!("cannot write to standard output: {error}");
+                Outcome::rejected(RejectionClass::Unreachable, reason)
+            }
         }
     }
 
@@ -147,10 +151,12 @@ mod tests {
     #[tokio::test]
     async fn a_line_after_a_torn_one_stands_alone() {
         let (bus, bytes) = bus(io::ErrorKind::StorageFull);
-        assert!(matches!(
-            bus.publish(&batch()).await[..],
-            [Outcome::Unknown { .. }]
-        ));
+        let outcome = bus.publish(&batch()).await.remove(0);
+        let Outcome::Rejected(Rejection { class, reason }) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(class, RejectionClass::Unreachable);
+        assert!(reason.contains("no storage space"), "{reason}");
         bus.check().await.unwrap();
         assert_eq!(bus.publish(&batch()).await, [Outcome::Acked]);
         let text = String::from_utf8(bytes.lock().unwrap().clone()).unwrap();

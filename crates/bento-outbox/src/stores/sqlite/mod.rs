@@ -167,7 +167,11 @@ impl SqliteStore {
             sqlx::query_as("select sqlite_version(), journal_mode from pragma_journal_mode")
                 .fetch_one(&self.pool)
                 .await
-                .map_err(|e| error("opening the database", e))?;
+                .map_err(|e| {
+                    let options = self.pool.connect_options();
+                    let file = options.get_filename().display();
+                    error(&format!("opening {file}"), e)
+                })?;
         if !has_sound_wal(&version) {
             return Err(Error::new(
                 ErrorKind::Schema,
