@@ -1,5 +1,6 @@
 //! PostgreSQL 13 and later.
 
+mod reach;
 mod rows;
 
 use std::io::{self, ErrorKind::TimedOut};
@@ -91,6 +92,7 @@ impl PostgresStore {
 
     /// The newest migration that was applied; none without tables.
     async fn version(&self) -> Result<Option<i64>> {
+        reach::check(&self.pool).await?;
         let name = self.versions();
         let there: bool = sqlx::query_scalar("select to_regclass($1) is not null")
             .bind(&name)
