@@ -52,16 +52,23 @@ async fn a_second_migration_has_nothing_to_do() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn migrations_at_the_same_time_take_turns() {
-    for db in empty().await {
-        let stores = [0; 6].map(|_| db.store_in(Tables::default()));
-        let all = stores.iter().map(|store| store.migrate());
-        let done = timeout(PATIENCE, futures_util::future::try_join_all(all)).await;
-        let applied = done.expect("no migration waits for ever").unwrap().concat();
-        assert!(applied.contains(&1), "{}", db.name);
-        assert_eq!(versions(&db).await.len(), 1, "{}", db.name);
-        db.store.check().await.unwrap();
+    for _ in 0..5 {
+        for db in empty().await {
+            let migrate = |_| {
+                let store = db.store_in(Tables::default());
+                tokio::spawn(async move { store.migrate().await })
+            };
+            let all = futures_util::future::try_join_all((0..6).map(migrate));
+            let done = timeout(PATIENCE, all)
+                .await
+                .expect("no migration waits for ever");
+            let applied: Result<Vec<_>> = done.unwrap().into_iter().collect();
+            assert!(applied.unwrap().concat().contains(&1), "{}", db.name);
+            assert_eq!(versions(&db).await.len(), 1, "{}", db.name);
+            db.store.check().await.unwrap();
+        }
     }
 }
 
