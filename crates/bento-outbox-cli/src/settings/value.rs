@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bento_outbox::{Tenant, Topic};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 /// What the values of a setting are.
 #[derive(Clone, Copy, Debug)]
@@ -160,9 +160,9 @@ pub(crate) fn tenants(text: &str) -> Option<Option<Vec<Tenant>>> {
 
 /// Tracing's filter. A plain level is that of the outbox itself: what its drivers have to say below
 /// a warning is for whoever asks for it by directives.
-pub(crate) fn log_filter(text: &str) -> Option<EnvFilter> {
+pub(crate) fn log_filter(text: &str) -> Option<Targets> {
     let is_level = |word: &str| ["error", "warn", "info", "debug", "trace", "off"].contains(&word);
-    let directives = match text {
+    let directives: String = match text {
         "error" | "off" => text.into(),
         level if is_level(level) => format!("warn,bento_outbox={level}"),
         // A word that is no level would be taken for the name of a module and hide everything else.
@@ -175,7 +175,7 @@ pub(crate) fn log_filter(text: &str) -> Option<EnvFilter> {
         }
         _ => return None,
     };
-    EnvFilter::builder().parse(directives).ok()
+    directives.parse().ok()
 }
 
 /// What stands before the colon of a URL.
