@@ -13,6 +13,7 @@ mod commands;
 mod connect;
 mod event_line;
 mod failure;
+mod held;
 mod logging;
 mod settings;
 mod stop;
@@ -26,7 +27,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
-use crate::commands::{append, completions, config, migrate, run, status};
+use crate::commands::{append, completions, config, dead, doctor, migrate, run, status};
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
 
@@ -65,6 +66,8 @@ enum Command {
     Run(run::Run),
     Append(append::Append),
     Status(status::Status),
+    Dead(dead::Dead),
+    Doctor(doctor::Doctor),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -97,6 +100,8 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Run(command) => finish(command.run(settings()?)),
         Command::Append(command) => finish(command.run(settings()?)),
         Command::Status(command) => finish(command.run(settings()?)),
+        Command::Dead(command) => finish(command.run(settings()?)),
+        Command::Doctor(command) => finish(command.run(settings()?)),
         Command::Config(command) => command.run(&settings()?),
         Command::Completions(command) => command.run(&mut Cli::command()),
     }
@@ -104,11 +109,14 @@ fn executed(cli: Cli) -> Result<ExitCode> {
 
 /// Runs a command's future to its end.
 fn finish(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
-        .block_on(command)
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    let ended = runtime.block_on(command);
+    // A write that is stuck, say into a pipe that nobody reads, must not keep the process.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Says what clap has to say (help, version or what is wrong) and gives the exit code for it.
@@ -153,12 +161,17 @@ mod tests {
         let mut cli = Cli::command();
         cli.clone().debug_assert();
         assert!(cli.render_long_help().to_string().contains("Example"));
-        for command in cli
+        every_help_below_has_an_example(&mut cli);
+    }
+
+    fn every_help_below_has_an_example(command: &mut clap::Command) {
+        for command in command
             .get_subcommands_mut()
             .filter(|command| command.get_name() != "help")
         {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Example"), "{help}");
+            every_help_below_has_an_example(command);
         }
     }
 }

@@ -1,8 +1,11 @@
 //! SIGTERM and Ctrl-C: the first one asks to stop, the second one ends the process at once.
 
 use std::io;
+use std::pin::pin;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::failure::{Failure, Result};
 
@@ -32,6 +35,24 @@ impl Stop {
     /// Whether somebody asked to stop.
     pub(crate) fn is_requested(&self) -> bool {
         *self.requested.borrow()
+    }
+
+    /// What `work` answers; none if somebody asked to stop and it had not ended `patience` later.
+    pub(crate) async fn patiently<T>(
+        &self,
+        patience: Duration,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let too_late = async {
+            self.requested().await;
+            sleep(patience).await;
+        };
+        let mut work = pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => Some(done),
+            () = too_late => None,
+        }
     }
 
     /// Returns when somebody asks to stop.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::time::Duration;
 
+use bento_outbox::Timestamp;
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
@@ -14,18 +15,64 @@ use crate::failure::{Failure, Result};
 /// # Errors
 /// Standard output takes no more, say because the disk behind it is full.
 pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    printed(write).map(|_| ())
+}
+
+/// As [`print`]; false when the reader went away and more would be in vain.
+///
+/// # Errors
+/// As for [`print`].
+pub(crate) fn printed(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<bool> {
     let mut out = BufWriter::new(io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format!(
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::failed(format!(
             "cannot write to standard output: {error}"
         ))),
-        _ => Ok(()),
     }
+}
+
+/// # Errors
+/// Nobody is at a terminal who could be asked; exit code 2.
+pub(crate) fn must_have_a_person() -> Result<()> {
+    if io::stdin().is_terminal() && io::stderr().is_terminal() {
+        return Ok(());
+    }
+    Err(Failure::misuse(
+        "nobody is at a terminal who could be asked: give --yes, or --dry-run to see what would happen",
+    ))
+}
+
+/// Whether the person at the terminal says yes to `question`.
+pub(crate) fn agreed(question: &str) -> bool {
+    let _ = write!(io::stderr().lock(), "{question} [y/N] ");
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    read.is_ok() && ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str())
+}
+
+/// `text` without what would move a terminal's cursor or split a line.
+pub(crate) fn visible(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            c if c.is_control() => ' ',
+            // They reorder what is shown.
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => ' ',
+            c => c,
+        })
+        .collect()
 }
 
 /// Says something to the person at standard error, if there still is one.
 pub(crate) fn say(text: impl AsRef<str>) {
     let _ = writeln!(io::stderr().lock(), "{}", text.as_ref());
+}
+
+/// `1 event`, `2 events`.
+pub(crate) fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 /// Whether standard output is a person's terminal, for which there are tables and colours.
@@ -107,6 +154,21 @@ pub(crate) fn bar(length: u64) -> ProgressBar {
         ProgressBar::new(length),
         "{bar:32} {human_pos} of {human_len} events  {rate}  {eta} left",
     )
+}
+
+/// `2m 3s`: whole seconds are enough for a person.
+pub(crate) fn age(seconds: f64) -> String {
+    let whole = Duration::try_from_secs_f64(seconds.max(0.0).floor()).unwrap_or_default();
+    humantime::format_duration(whole).to_string()
+}
+
+/// A moment for a person: whole seconds are enough.
+pub(crate) fn moment(time: Timestamp) -> String {
+    let text = time.to_string();
+    match text.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => text,
+    }
 }
 
 /// A spinner on standard error for work of unknown size; it is not there in a pipe.

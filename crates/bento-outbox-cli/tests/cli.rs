@@ -5,9 +5,13 @@
     reason = "these are tests, with helpers outside of test functions"
 )]
 
+mod checkup;
+mod dead;
 mod place;
+mod relays;
 mod trouble;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write as _;
 use std::process::Stdio;
@@ -435,7 +439,7 @@ fn the_relay_waits_for_its_bus_and_stops_when_told_to() {
     let place = Place::migrated();
     let relay = Relay::start(&place, &["run", "--bus-url", "file:later/bus.jsonl"]);
     place.append(event(1)).succeeded();
-    std::thread::sleep(Duration::from_millis(400));
+    std::thread::sleep(Duration::from_millis(1_500));
     fs::create_dir(place.path().join("later")).unwrap();
     eventually(|| place.lines("later/bus.jsonl") == 1);
     place.append(event(2)).succeeded();
@@ -498,14 +502,15 @@ fn json_logs_are_json_and_name_the_settings_without_effect() {
     let place = Place::migrated();
     let variables = [
         ("OUTBOX_LOG_FORMAT", "json"),
+        ("OUTBOX_LOG_LEVEL", "info"),
         ("OUTBOX_RETENTION", "1d"),
-        ("OUTBOX_LEASE_TTL", "5s"),
+        ("OUTBOX_ADMIN_ADDR", "off"),
     ];
     let ran = place.run_with(&["run", "--once"], &variables).succeeded();
     let line: Value = serde_json::from_str(ran.stderr.lines().next().unwrap()).unwrap();
     assert_eq!(
         (&line["level"], &line["settings"]),
-        (&"INFO".into(), &"lease_ttl,retention".into())
+        (&"INFO".into(), &"admin_addr".into())
     );
 }
 
@@ -559,6 +564,16 @@ fn the_demo_publishes_what_was_committed_and_nothing_else() {
             .contains("18 orders placed, 2 rolled back, 36 events published"),
         "{ran:?}"
     );
+    assert!(
+        ran.stderr.contains("right after its commit")
+            || ran.stderr.contains("right after their commit"),
+        "{ran:?}"
+    );
+    let ids: HashSet<&str> = events
+        .iter()
+        .filter_map(|event| event["id"].as_str())
+        .collect();
+    assert_eq!(ids.len(), 36, "each once, whichever way it took");
     assert!(ran.stderr.contains("run --once"), "says what to try next");
     let none = place.run(&["demo", "--orders", "0"]).succeeded();
     assert!(

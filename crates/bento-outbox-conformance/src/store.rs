@@ -12,12 +12,15 @@ use std::any::Any;
 use std::time::Duration;
 
 use bento_outbox::{
-    Aggregate, Claim, Event, Headers, Outbox, OutboxRecord, Payload, Settlement, Status, Store,
-    Timestamp, TransactionalStore, Verdict,
+    Aggregate, Birth, Claim, Claimed, Event, Fence, Headers, Lease, Outbox, OutboxRecord, Payload,
+    Relay, Settle, Settlement, Status, Store, Tenant, Timestamp, TransactionalStore, Verdict,
 };
 use uuid::Uuid;
 
+pub mod births;
 pub mod carrying;
+pub mod leasing;
+pub mod operating;
 pub mod settling;
 pub mod units;
 
@@ -76,12 +79,35 @@ macro_rules! store_cases {
             settling::the_status_counts_each_event_once,
             settling::records_are_found_in_order,
             settling::a_hint_wakes_who_waits,
+            leasing::partitions_are_shared_fairly,
+            leasing::a_lease_runs_out_by_the_databases_clock,
+            leasing::a_stale_relay_changes_nothing,
+            leasing::what_is_given_back_is_taken_at_once,
+            leasing::relays_whose_tenants_overlap_are_refused,
+            leasing::a_claim_reads_only_what_is_held,
+            leasing::an_attempt_is_counted_before_it_is_made,
+            births::an_event_is_born_leased_when_nothing_earlier_waits,
+            births::an_event_is_born_once_and_in_its_transaction,
+            births::a_birth_lease_holds_its_key_until_it_is_settled,
+            births::a_birth_lease_that_runs_out_is_taken_over,
+            births::a_stale_relay_takes_nothing_over,
+            births::only_its_owner_settles_a_birth,
+            births::what_is_sent_can_be_deleted_at_once,
+            operating::dead_letters_are_found_by_every_filter,
+            operating::a_retried_letter_keeps_its_id_and_bytes,
+            operating::only_dead_letters_are_discarded,
+            operating::only_old_sent_events_are_purged,
+            operating::keys_that_wait_say_why,
             carrying::every_event_is_carried_once_in_order,
             carrying::a_refused_event_delays_only_its_own_key,
             carrying::an_event_ends_as_a_dead_letter_after_its_attempts,
             carrying::a_bus_that_is_away_costs_no_attempt,
             carrying::run_carries_until_it_is_told_to_stop,
             carrying::a_cancelled_round_goes_on_to_its_end,
+            carrying::at_once_and_by_a_relay_each_event_comes_once,
+            carrying::what_fails_at_once_is_the_relays,
+            carrying::an_event_that_kills_the_relay_ends_as_a_dead_letter,
+            carrying::many_relays_and_writers_under_faults_lose_and_invert_nothing,
         }
     };
 }
@@ -164,8 +190,16 @@ async fn commit<S: TransactionalStore>(
 }
 
 /// What a relay asks for in these cases.
-fn everything() -> Claim {
-    Claim {
+#[derive(Clone)]
+struct Ask {
+    limit: u32,
+    tenants: Option<Vec<Tenant>>,
+    ordered: bool,
+    dead_letters_block: bool,
+}
+
+fn everything() -> Ask {
+    Ask {
         limit: 100_000,
         tenants: None,
         ordered: true,
@@ -173,20 +207,65 @@ fn everything() -> Claim {
     }
 }
 
-async fn claim(store: &dyn Store) -> Vec<OutboxRecord> {
-    ok(store.claim(&everything()).await).records
+/// A relay that holds all it can get for a minute.
+async fn relay(store: &dyn Store, tenants: Option<Vec<Tenant>>) -> (Relay, Vec<Lease>) {
+    let relay = Relay::new(tenants);
+    let leases = ok(store.lease(&relay, Duration::from_secs(60)).await);
+    (relay, leases)
 }
 
-async fn claimed_ids(store: &dyn Store, claim: &Claim) -> Vec<Uuid> {
-    ok(store.claim(claim).await)
+async fn ask(store: &dyn Store, relay: &Relay, leases: &[Lease], ask: &Ask) -> Claimed {
+    let claim = Claim {
+        relay,
+        leases,
+        limit: ask.limit,
+        ordered: ask.ordered,
+        dead_letters_block: ask.dead_letters_block,
+    };
+    ok(store.claim(&claim).await)
+}
+
+/// What a relay that comes and goes reads.
+async fn claimed(store: &dyn Store, question: &Ask) -> Claimed {
+    let (relay, leases) = relay(store, question.tenants.clone()).await;
+    let claimed = ask(store, &relay, &leases, question).await;
+    ok(store.release(&relay).await);
+    claimed
+}
+
+async fn claim(store: &dyn Store) -> Vec<OutboxRecord> {
+    claimed(store, &everything()).await.records
+}
+
+async fn claimed_ids(store: &dyn Store, question: &Ask) -> Vec<Uuid> {
+    claimed(store, question)
+        .await
         .records
         .iter()
         .map(|record| record.id)
         .collect()
 }
 
+/// Settles as a relay that comes and goes; answers how many rows were changed.
+async fn settle_all(store: &dyn Store, settlements: &[Settlement]) -> u64 {
+    let (relay, leases) = relay(store, None).await;
+    let fence = Fence::Leases {
+        relay: &relay,
+        leases: &leases,
+    };
+    let changed = ok(store
+        .settle(&Settle {
+            fence,
+            keep_sent: true,
+            settlements,
+        })
+        .await);
+    ok(store.release(&relay).await);
+    changed
+}
+
 async fn settle(store: &dyn Store, id: Uuid, verdict: Verdict) -> u64 {
-    ok(store.settle(&[Settlement { id, verdict }]).await)
+    settle_all(store, &[Settlement { id, verdict }]).await
 }
 
 async fn the(store: &dyn Store, id: Uuid) -> OutboxRecord {

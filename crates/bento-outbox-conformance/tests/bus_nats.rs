@@ -321,6 +321,7 @@ async fn a_server_without_jetstream_is_said_to_have_none() {
         assert_eq!(rejection.class, RejectionClass::Config);
         assert!(rejection.reason.contains("JetStream"), "{rejection}");
     }
+    // Nobody answers for the subject: that is all a publication can know.
     let rejection = rejection(&bus, "a").await;
-    assert_eq!(rejection.class, RejectionClass::Config, "{rejection}");
+    assert_eq!(rejection.class, RejectionClass::Blocked, "{rejection}");
 }

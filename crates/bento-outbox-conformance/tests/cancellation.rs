@@ -10,8 +10,8 @@ use std::time::Duration;
 use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::{PostgresStore, Tables};
 use bento_outbox::{
-    Claim, Error, ErrorKind, Event, Outbox, Payload, Projector, ProjectorSettings, Settlement,
-    Store, UnitOfWork, Verdict, raise,
+    Claim, Error, ErrorKind, Event, Fence, Filter, Outbox, Payload, Projector, ProjectorSettings,
+    Relay, Settle, Settlement, Store, UnitOfWork, Verdict, raise,
 };
 use bento_outbox_conformance::cancel::{cancel_after_each, cancel_at_every_await};
 use bento_outbox_conformance::faults::{Proxy, Way};
@@ -203,11 +203,19 @@ async fn the_relays_futures_may_be_dropped_too() {
         Arc::new(bus.clone()),
         ProjectorSettings::default(),
     );
+    let relay = Relay::new(None);
+    let term = Duration::from_secs(60);
+    let leases = store.lease(&relay, term).await.unwrap();
     let claim = Claim {
+        relay: &relay,
+        leases: &leases,
         limit: 10,
-        tenants: None,
         ordered: true,
         dead_letters_block: false,
+    };
+    let fence = Fence::Leases {
+        relay: &relay,
+        leases: &leases,
     };
     let mut ids = Vec::new();
     let mut place = async || {
@@ -247,12 +255,48 @@ async fn the_relays_futures_may_be_dropped_too() {
             reason: "no".into(),
         },
     }];
+    let settle = Settle {
+        fence,
+        keep_sent: true,
+        settlements: &bad,
+    };
     cancel_after_each(
         few(),
-        async || assert!(store.settle(&bad).await.unwrap() <= 1),
+        async || assert!(store.settle(&settle).await.unwrap() <= 1),
         look,
     )
     .await;
+    cancel_after_each(
+        few(),
+        async || assert!(store.attempt(&fence, ids[1]).await.unwrap().is_some()),
+        look,
+    )
+    .await;
+    cancel_after_each(
+        few(),
+        async || drop(store.lease(&relay, term).await.unwrap()),
+        look,
+    )
+    .await;
+    cancel_after_each(
+        few(),
+        async || drop(store.dead_letters(&Filter::default(), 0, 9).await.unwrap()),
+        look,
+    )
+    .await;
+    cancel_after_each(
+        few(),
+        async || drop(store.held_keys(9).await.unwrap()),
+        look,
+    )
+    .await;
+    cancel_after_each(
+        few(),
+        async || assert!(store.purge(term, 9).await.unwrap() == 0),
+        look,
+    )
+    .await;
+    cancel_after_each(few(), async || store.release(&relay).await.unwrap(), look).await;
     cancel_after_each(
         few(),
         async || drop(projector.run_once().await.unwrap()),

@@ -3,12 +3,13 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bento_outbox::stores::{PostgresStore, SqliteStore, Tables};
 use bento_outbox::{
     Batch, Claim, OutboxRecord, Outcome, Projector, ProjectorSettings, Publisher, Rejection,
-    RejectionClass, Store, Timestamp,
+    RejectionClass, Relay, Store, Timestamp,
 };
 use bento_outbox_conformance::servers::shared_postgres;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -135,13 +136,19 @@ impl Database {
 
     /// What a relay reads.
     pub(crate) async fn claim(&self) -> Vec<OutboxRecord> {
+        let relay = Relay::new(None);
+        let term = Duration::from_secs(60);
+        let leases = self.store.lease(&relay, term).await.unwrap();
         let claim = Claim {
+            relay: &relay,
+            leases: &leases,
             limit: 1_000,
-            tenants: None,
             ordered: true,
             dead_letters_block: false,
         };
-        self.store.claim(&claim).await.unwrap().records
+        let records = self.store.claim(&claim).await.unwrap().records;
+        self.store.release(&relay).await.unwrap();
+        records
     }
 
     /// Runs one round of a projector on `bus`.

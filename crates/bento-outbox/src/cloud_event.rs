@@ -164,6 +164,13 @@ impl CloudEvents {
 
 /// Refuses what a writer of SQL can put into the columns and no bus could carry.
 fn check(record: &OutboxRecord) -> Result<(), Rejection> {
+    if let Some(key) = &record.key_id {
+        // To publish what nobody asked to be published as it stands would be worse than to wait.
+        return Err(Rejection::new(
+            RejectionClass::Blocked,
+            format!("the payload is encrypted with key {key:?}, which this version cannot decrypt"),
+        ));
+    }
     let refuse = |column, what| Err(permanent(format!("column {column} {what}")));
     if record.event_type.is_empty() {
         return refuse("type", "is empty");

@@ -114,6 +114,7 @@ mod aggregate;
 mod cloud_event;
 mod error;
 mod event;
+mod immediate;
 mod outbox;
 mod pending;
 mod projector;
@@ -133,6 +134,7 @@ pub use aggregate::AggregateRoot;
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
+pub use immediate::ImmediateSettings;
 pub use outbox::Outbox;
 pub use pending::{InUnitOfWork, raise};
 pub use projector::{Batch, Projector, ProjectorSettings};
@@ -140,7 +142,8 @@ pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
 pub use retry::RetrySettings;
 pub use store::{
-    Appended, Claim, Claimed, Isolation, Savepoint, Settlement, Store, TenantStatus,
+    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
+    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantStatus,
     TransactionalStore, Verdict,
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};

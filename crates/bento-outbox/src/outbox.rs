@@ -1,11 +1,15 @@
 //! The application's door.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::immediate::{Immediate, ImmediateSettings};
 use crate::pending::{self, Scope};
-use crate::store::{Appended, Isolation, TransactionalStore};
+use crate::publisher::Publisher;
+use crate::store::{Appended, Isolation, Store, TransactionalStore};
 use crate::tenant::Tenant;
 use crate::unit_of_work::UnitOfWork;
 
@@ -18,6 +22,7 @@ pub struct Outbox<S> {
     /// Why the tenant that was asked for is none; said at the first use.
     no_tenant: Option<String>,
     isolation: Option<Isolation>,
+    immediate: Option<Immediate>,
 }
 
 impl<S: TransactionalStore> Outbox<S> {
@@ -29,6 +34,7 @@ impl<S: TransactionalStore> Outbox<S> {
             tenant: None,
             no_tenant: None,
             isolation: None,
+            immediate: None,
         }
     }
 
@@ -53,6 +59,38 @@ impl<S: TransactionalStore> Outbox<S> {
         Self {
             isolation: Some(isolation),
             ..self.clone()
+        }
+    }
+
+    /// The same outbox, whose units of work publish their events right after the commit.
+    ///
+    /// An event of whose key an earlier one is not sent yet waits for it, and is a relay's: so is
+    /// what fails here or is under way when the process dies. So a [`Projector`](crate::Projector)
+    /// must run somewhere.
+    #[must_use]
+    pub fn publish_with(&self, publisher: impl Publisher) -> Self {
+        self.publish_with_settings(Arc::new(publisher), ImmediateSettings::default())
+    }
+
+    /// As [`publish_with`](Self::publish_with), with other settings.
+    #[must_use]
+    pub fn publish_with_settings(
+        &self,
+        publisher: Arc<dyn Publisher>,
+        settings: ImmediateSettings,
+    ) -> Self {
+        let store: Arc<dyn Store> = Arc::new(self.store.clone());
+        Self {
+            immediate: Some(Immediate::new(store, publisher, settings)),
+            ..self.clone()
+        }
+    }
+
+    /// Returns when everything that was published right after a commit is settled: before the
+    /// process ends. What is not settled then is published again by a relay.
+    pub async fn flushed(&self) {
+        if let Some(immediate) = &self.immediate {
+            immediate.flushed().await;
         }
     }
 
@@ -133,7 +171,13 @@ impl<S: TransactionalStore> Outbox<S> {
             ));
         }
         let scope = Scope::new(self.id, self.the_tenant()?.cloned().unwrap_or_default());
-        UnitOfWork::begin(self.store.clone(), scope, self.isolation).await
+        UnitOfWork::begin(
+            self.store.clone(),
+            scope,
+            self.isolation,
+            self.immediate.clone(),
+        )
+        .await
     }
 
     /// Writes events in the caller's own transaction, in one statement. Never commits it.
@@ -171,7 +215,7 @@ impl<S: TransactionalStore> Outbox<S> {
             return Ok(Appended::default());
         }
         self.store
-            .append(connection, &own.cloned().unwrap_or_default(), &events)
+            .append(connection, &own.cloned().unwrap_or_default(), &events, None)
             .await
     }
 

@@ -15,7 +15,7 @@ use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
 /// One row of the outbox as a relay reads it. After the commit its payload is opaque bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxRecord {
     /// Order of insertion, given by the database.
     pub seq: i64,
@@ -47,6 +47,8 @@ pub struct OutboxRecord {
     pub created_at: Timestamp,
     /// Not published before.
     pub available_at: Timestamp,
+    /// Attempts that left no result, because the process died or lost its lease in the middle.
+    pub lost_attempts: u32,
     /// How far the delivery is.
     pub delivery: Delivery,
 }
@@ -124,6 +126,9 @@ pub enum RejectionClass {
     Message,
     /// This event will never be taken. It becomes a dead letter now.
     Permanent,
+    /// This event cannot go out before a person has changed something, others can: nothing takes its
+    /// topic, or the key to its payload is missing. Costs no attempt; it is tried again after a while.
+    Blocked,
     /// The destination is set up so that it can take no event. Costs no attempt; a person must act.
     Config,
 }
@@ -168,6 +173,7 @@ impl OutboxRecord {
             occurred_at: event.occurred_at,
             created_at: event.created_at.unwrap_or(now),
             available_at: event.available_at.unwrap_or(now),
+            lost_attempts: 0,
             delivery: Delivery::default(),
         }
     }

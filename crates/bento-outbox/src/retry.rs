@@ -1,8 +1,10 @@
-//! From the outcome of an attempt to what is written about it: pure functions.
+//! From the outcome of an attempt to what is written about it, and what may be attempted together.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::record::{Outcome, RejectionClass};
+use crate::error::Result;
+use crate::record::{OrderingKey, OutboxRecord, Outcome, RejectionClass};
 use crate::store::Verdict;
 
 /// How often and how soon a failed event is tried again.
@@ -26,6 +28,9 @@ impl Default for RetrySettings {
     }
 }
 
+/// So long an event at most waits that cannot go out before somebody changes something.
+const BLOCKED_PAUSE: Duration = Duration::from_secs(10);
+
 /// What to write about a record that had failed `retry_cnt` times before this outcome; `random`
 /// is in 0..1. None: nothing is written, the record stays as it was and costs no attempt.
 pub(crate) fn verdict(
@@ -44,6 +49,11 @@ pub(crate) fn verdict(
         Outcome::Unknown { reason } => Some(retry(false, reason)),
         Outcome::Rejected(rejection) => match rejection.class {
             RejectionClass::Unreachable | RejectionClass::Config => None,
+            RejectionClass::Blocked => Some(Verdict::Retry {
+                after: BLOCKED_PAUSE.mul_f64(0.5 + 0.5 * random),
+                counts: false,
+                reason: rejection.reason,
+            }),
             RejectionClass::Throttled(after) => Some(Verdict::Retry {
                 after: after.unwrap_or(settings.multiplier).min(settings.max_delay),
                 counts: false,
@@ -73,6 +83,52 @@ pub(crate) fn delay(failures: u32, settings: &RetrySettings, random: f64) -> Dur
     doubled
         .min(settings.max_delay)
         .mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
+}
+
+/// Splits records into waves: record number n of an ordering key is in wave n; order is kept.
+pub(crate) fn waves(records: Vec<OutboxRecord>, ordered: bool) -> Vec<Vec<OutboxRecord>> {
+    let mut seen: HashMap<OrderingKey<'_>, usize> = HashMap::new();
+    let numbers: Vec<usize> = records
+        .iter()
+        .map(|record| match record.ordering_key().filter(|_| ordered) {
+            None => 0,
+            Some(key) => {
+                let next = seen.entry(key).or_default();
+                *next += 1;
+                *next - 1
+            }
+        })
+        .collect();
+    let mut waves: Vec<Vec<OutboxRecord>> = Vec::new();
+    for (number, record) in numbers.into_iter().zip(records) {
+        if waves.len() == number {
+            waves.push(Vec::new());
+        }
+        waves[number].push(record);
+    }
+    waves
+}
+
+/// How often a settlement that the database did not take is tried before it is given up.
+const SETTLE_TRIES_MAX: u32 = 5;
+
+/// Tries again, a few times, what the database did not take: an answer of a bus that is not written
+/// down is a duplicate later.
+pub(crate) async fn stubbornly<T, F>(mut settle: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut tries = 1;
+    loop {
+        match settle().await {
+            Err(error) if tries < SETTLE_TRIES_MAX => {
+                tracing::debug!(error = error.report(), tries, "settling again");
+                tokio::time::sleep(Duration::from_millis(50) * 2_u32.pow(tries)).await;
+                tries += 1;
+            }
+            result => return result,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::record::OutboxRecord;
 use crate::tenant::Tenant;
+use crate::timestamp::Timestamp;
 
 /// The relay's and the operator's side of a database. Object-safe: a program chooses at run time.
 ///
@@ -37,16 +38,36 @@ pub trait Store: Send + Sync + 'static {
     /// [`Unavailable`](crate::ErrorKind::Unavailable).
     async fn check(&self) -> Result<()>;
 
-    /// Reads the records to publish next, in order of `seq`.
+    /// Renews the partition leases that a relay holds, gives back what is more than its fair share
+    /// of the live relays, and takes what is free or has run out. By the database's clock.
     ///
-    /// A record is read only if it is due and no earlier record of its ordering key waits (for a
-    /// retry or for its time). Nothing is found by a cursor: the unsent rows are read from the
-    /// first one, so a row whose transaction commits late is not passed over.
-    async fn claim(&self, claim: &Claim) -> Result<Claimed>;
+    /// Answers all that it holds now. Called at a third of the term.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) when a live relay carries some of these
+    /// tenants and others: both would publish the same events.
+    async fn lease(&self, relay: &Relay, term: Duration) -> Result<Vec<Lease>>;
 
-    /// Writes what became of claimed records, in as few statements as the database allows.
-    /// Records that are not `NEW` any more are left alone; says how many rows were changed.
-    async fn settle(&self, settlements: &[Settlement]) -> Result<u64>;
+    /// Gives back everything that a relay holds, for others to take at once.
+    async fn release(&self, relay: &Relay) -> Result<()>;
+
+    /// Reads the records to publish next, in order of `seq`, in the partitions that are held.
+    ///
+    /// A record is read only if it is due and no earlier record of its ordering key waits: for a
+    /// retry, for its time, or for the unit of work that it was born leased to. Nothing is found by
+    /// a cursor: the unsent rows are read from the first one, so a row whose transaction commits
+    /// late is not passed over. Nothing is written, except that a record whose birth lease has run
+    /// out is taken from its owner first, which costs it a [lost attempt](OutboxRecord::lost_attempts).
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed>;
+
+    /// Counts an attempt before it is made, because the last one left no result. Answers how many
+    /// such attempts there were; none when the record is not the fence's to publish.
+    async fn attempt(&self, fence: &Fence<'_>, id: Uuid) -> Result<Option<u32>>;
+
+    /// Writes what became of records, in as few statements as the database allows, each fenced: a
+    /// record that is not `NEW` any more, or of which the lease is lost, is left alone. Answers how
+    /// many rows were changed.
+    async fn settle(&self, settle: &Settle<'_>) -> Result<u64>;
 
     /// Returns when the database hints that something was appended. It may never: a hint can be
     /// lost, and nobody relies on it.
@@ -59,8 +80,36 @@ pub trait Store: Send + Sync + 'static {
     /// The records with these ids, with the state of their delivery, in order of `seq`.
     async fn find(&self, ids: &[Uuid]) -> Result<Vec<OutboxRecord>>;
 
+    /// What there is to know about the database beyond [`check`](Self::check), for an operator who
+    /// looks for what is wrong. A store that does not look answers nothing.
+    async fn inspect(&self) -> Result<Inspection> {
+        Ok(Inspection::default())
+    }
+
     /// How much of each tenant is new, retrying, sent and dead, in order of the tenants' names.
     async fn status(&self) -> Result<Vec<TenantStatus>>;
+
+    /// The ordering keys that have a record which holds later ones back, and why; at most `limit`.
+    async fn held_keys(&self, limit: u32) -> Result<Vec<HeldKey>>;
+
+    /// The dead letters that match, in order of `seq`, after the given one, at most `limit`.
+    async fn dead_letters(
+        &self,
+        filter: &Filter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<OutboxRecord>>;
+
+    /// Makes dead letters `NEW` again, with the same ids and bytes and no attempts counted. Those
+    /// that are no dead letters any more are left alone; answers how many were changed.
+    async fn retry(&self, ids: &[Uuid]) -> Result<u64>;
+
+    /// Deletes dead letters for good. Answers how many.
+    async fn discard(&self, ids: &[Uuid]) -> Result<u64>;
+
+    /// Deletes at most `limit` records that were `SENT` longer ago than `age`, by the database's
+    /// clock, and nothing else. Answers how many.
+    async fn purge(&self, age: Duration, limit: u32) -> Result<u64>;
 }
 
 /// The application's side: inside the caller's own transaction. Static: the types are the user's.
@@ -79,11 +128,15 @@ pub trait TransactionalStore: Store + Clone {
 
     /// Writes events, in one statement however many; ids already there are skipped in that
     /// statement. Events without a tenant become `tenant`'s. Never begins or commits.
+    ///
+    /// With a `birth`, an event that is due and of whose key nothing earlier is unsent is born
+    /// leased to it, in that same statement: nobody else publishes it before the lease runs out.
     async fn append(
         &self,
         connection: &mut Self::Connection,
         tenant: &Tenant,
         events: &[Event],
+        birth: Option<&Birth>,
     ) -> Result<Appended>;
 
     /// Sets, keeps or undoes a savepoint of the given depth.
@@ -138,6 +191,15 @@ impl Savepoint {
     }
 }
 
+/// Who may publish events before any relay does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// The random id of this incarnation of the process.
+    pub owner: Uuid,
+    /// How long, by the database's clock.
+    pub term: Duration,
+}
+
 /// What an append did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Appended {
@@ -145,6 +207,8 @@ pub struct Appended {
     pub ids: Vec<Uuid>,
     /// Ids that were there already, or twice among those given; their events were skipped.
     pub duplicates: Vec<Uuid>,
+    /// The records born leased, in order of `seq`.
+    pub leased: Vec<OutboxRecord>,
 }
 
 impl Appended {
@@ -156,17 +220,99 @@ impl Appended {
             .iter()
             .map(|event| event.id)
             .partition(|id| written.remove(id));
-        Self { ids, duplicates }
+        Self {
+            ids,
+            duplicates,
+            leased: Vec::new(),
+        }
     }
 }
 
+/// How many partitions the ordering keys hash into: the most relays that work at the same time.
+pub const PARTITIONS: u16 = 64;
+
+/// A relay, for as long as its process lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// A random id, new at each start: a name that is used again would inherit leases.
+    pub id: Uuid,
+    /// Whose events it carries; none for everybody's.
+    pub tenants: Option<Vec<Tenant>>,
+}
+
+impl Relay {
+    /// A relay that starts now.
+    pub fn new(tenants: Option<Vec<Tenant>>) -> Self {
+        Self {
+            id: Uuid::new_v4(),
+            tenants,
+        }
+    }
+
+    /// The tenants as one word, under which relays share the partitions: `*`, or the sorted names.
+    pub fn scope(&self) -> String {
+        match &self.tenants {
+            None => "*".into(),
+            Some(tenants) => {
+                let mut names: Vec<&str> = tenants.iter().map(Tenant::as_str).collect();
+                names.sort_unstable();
+                names.dedup();
+                names.join(",")
+            }
+        }
+    }
+
+    /// How many partitions each of so many live relays gets.
+    pub fn fair_share(relays: usize) -> i64 {
+        i64::try_from(usize::from(PARTITIONS).div_ceil(relays.max(1))).unwrap_or(1)
+    }
+
+    /// Whether relays of two scopes would carry the same events without sharing partitions.
+    pub fn scopes_collide(one: &str, other: &str) -> bool {
+        let everybody = one == "*" || other == "*";
+        one != other
+            && (everybody
+                || one
+                    .split(',')
+                    .any(|name| other.split(',').any(|also| also == name)))
+    }
+}
+
+/// A partition that a relay holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The partition, below [`PARTITIONS`].
+    pub partition: u16,
+    /// Grows each time the partition changes hands; a write under an older one changes nothing.
+    pub epoch: i64,
+    /// Whether it was just taken from a relay that did not give it back, and so may have died of an
+    /// event in it.
+    pub from_the_dead: bool,
+}
+
+/// Under what right records are written.
+#[derive(Clone, Copy, Debug)]
+pub enum Fence<'a> {
+    /// A relay's, for records of the partitions that it still holds.
+    Leases {
+        /// The relay.
+        relay: &'a Relay,
+        /// What it held when it claimed.
+        leases: &'a [Lease],
+    },
+    /// A process's, for records that are still leased to it by birth.
+    Birth(Uuid),
+}
+
 /// What a relay asks for.
-#[derive(Clone, Debug)]
-pub struct Claim {
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// Who asks, and whose events it carries.
+    pub relay: &'a Relay,
+    /// The partitions it holds.
+    pub leases: &'a [Lease],
     /// How many records at most.
     pub limit: u32,
-    /// Whose records; none for everybody's.
-    pub tenants: Option<Vec<Tenant>>,
     /// Whether records of one ordering key wait for each other.
     pub ordered: bool,
     /// Whether a dead letter holds the later records of its ordering key back.
@@ -178,17 +324,83 @@ pub struct Claim {
 pub struct Claimed {
     /// The records to publish, in order of `seq`.
     pub records: Vec<OutboxRecord>,
-    /// Whether unsent records are there that are not to be published yet.
+    /// Whether unsent records are there, of which none is to be published now.
     pub waiting: bool,
+    /// Whether some of those are due, and it is another relay that holds their partitions.
+    pub elsewhere: bool,
 }
 
-/// What to write about one record.
+/// What to write about records.
+#[derive(Clone, Copy, Debug)]
+pub struct Settle<'a> {
+    /// Under what right.
+    pub fence: Fence<'a>,
+    /// Whether sent records are kept, or deleted at once (`retention = 0`).
+    pub keep_sent: bool,
+    /// What became of each.
+    pub settlements: &'a [Settlement],
+}
+
+/// What became of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settlement {
     /// The record.
     pub id: Uuid,
     /// What became of it.
     pub verdict: Verdict,
+}
+
+/// Which records an operator means. Every part that is given must match.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of this tenant.
+    pub tenant: Option<Tenant>,
+    /// Of this event type.
+    pub event_type: Option<String>,
+    /// Of this aggregate id.
+    pub aggregate_id: Option<String>,
+    /// Written at or after this.
+    pub since: Option<Timestamp>,
+    /// Written before this.
+    pub until: Option<Timestamp>,
+    /// With one of these ids; none for any.
+    pub ids: Option<Vec<Uuid>>,
+}
+
+impl Filter {
+    /// Whether a record matches.
+    pub fn matches(&self, record: &OutboxRecord) -> bool {
+        fn any<T>(asked: &Option<T>, matches: impl FnOnce(&T) -> bool) -> bool {
+            asked.as_ref().is_none_or(matches)
+        }
+        any(&self.tenant, |tenant| *tenant == record.tenant)
+            && any(&self.event_type, |name| *name == record.event_type)
+            && any(&self.aggregate_id, |id| {
+                record.aggregate.id.as_ref() == Some(id)
+            })
+            && any(&self.since, |since| record.created_at >= *since)
+            && any(&self.until, |until| record.created_at < *until)
+            && any(&self.ids, |ids| ids.contains(&record.id))
+    }
+}
+
+/// An ordering key whose later records wait for an earlier one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HeldKey {
+    /// The tenant.
+    pub tenant_id: String,
+    /// The kind of aggregate.
+    pub aggregate_type: Option<String>,
+    /// The aggregate.
+    pub aggregate_id: String,
+    /// The record that holds the key.
+    pub id: Uuid,
+    /// Why it is not published: `delayed`, `retrying` or `dead`.
+    pub because: String,
+    /// Until when, where that is known.
+    pub until: Option<Timestamp>,
+    /// How many records wait behind it.
+    pub waiting: u64,
 }
 
 /// What became of a record.
@@ -205,6 +417,9 @@ pub enum Verdict {
         /// The failure.
         reason: String,
     },
+    /// It was not tried, or in vain through no fault of its own: `NEW` for any relay, as before. An
+    /// attempt that was [counted before](Store::attempt) is counted no more.
+    HandOver,
     /// It is a dead letter: `ERR`.
     Dead {
         /// Whether this last failure counts as an attempt.
@@ -212,6 +427,37 @@ pub enum Verdict {
         /// The failure.
         reason: String,
     },
+}
+
+/// What a look at the database found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inspection {
+    /// The server and its version.
+    pub server: Option<String>,
+    /// The time by the database's clock.
+    pub clock: Option<Timestamp>,
+    /// Indexes of the tables that are not there, or not valid.
+    pub missing: Vec<String>,
+    /// Rights on the tables that this user has not, as `update on outbox`.
+    pub forbidden: Vec<String>,
+    /// How long the oldest open transaction has been open, in seconds, where it keeps the database
+    /// from cleaning up.
+    pub oldest_transaction_seconds: Option<f64>,
+    /// The relays that live.
+    pub relays: Vec<LiveRelay>,
+}
+
+/// A relay that renewed its leases within their term.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LiveRelay {
+    /// Its random id.
+    pub id: Uuid,
+    /// The tenants it carries, as [`Relay::scope`] writes them.
+    pub tenants: String,
+    /// How many partitions it holds.
+    pub partitions: u32,
+    /// Until when it counts as alive.
+    pub until: Timestamp,
 }
 
 /// How much a tenant has in the outbox. The four numbers are of disjoint sets.

@@ -6,6 +6,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::immediate::{Immediate, Reservation};
 use crate::pending::Scope;
 use crate::store::{Appended, Isolation, Savepoint, TransactionalStore};
 
@@ -44,6 +45,8 @@ pub struct UnitOfWork<S: TransactionalStore> {
     /// None only while a commit or rollback takes it.
     transaction: Option<S::Transaction>,
     scope: Scope,
+    isolation: Option<Isolation>,
+    immediate: Option<Immediate>,
     depth: u32,
     /// Why it can only be rolled back.
     broken: Option<&'static str>,
@@ -54,6 +57,7 @@ impl<S: TransactionalStore> UnitOfWork<S> {
         store: S,
         scope: Scope,
         isolation: Option<Isolation>,
+        immediate: Option<Immediate>,
     ) -> Result<Self> {
         let opened = {
             let store = store.clone();
@@ -66,6 +70,8 @@ impl<S: TransactionalStore> UnitOfWork<S> {
             store,
             transaction: Some(transaction),
             scope,
+            isolation,
+            immediate,
             depth: 0,
             broken: None,
         })
@@ -152,7 +158,8 @@ impl<S: TransactionalStore> UnitOfWork<S> {
     /// The commit goes on when this future is dropped: it may well be committed.
     pub async fn commit(mut self) -> Result<Appended> {
         let (store, scope, broken) = (self.store.clone(), self.scope.clone(), self.broken);
-        let transaction = self.transaction.take();
+        let (transaction, immediate) = (self.transaction.take(), self.immediate.take());
+        let isolation = self.isolation;
         let committed = undroppable(async move {
             let mut transaction = transaction.expect("an open unit of work has a transaction");
             let events = scope.end();
@@ -160,11 +167,16 @@ impl<S: TransactionalStore> UnitOfWork<S> {
                 store.rollback(transaction).await?;
                 return Err(Error::new(ErrorKind::RolledBack, why));
             }
-            let appended = if events.is_empty() {
-                Appended::default()
-            } else {
-                match store
-                    .append(S::connection(&mut transaction), scope.tenant(), &events)
+            let immediate = immediate.filter(|_| may_be_born_leased(isolation, &events));
+            let reservation = immediate
+                .as_ref()
+                .and_then(|immediate| immediate.reserve(events.len()));
+            let birth = reservation.as_ref().map(Reservation::birth);
+            let connection = S::connection(&mut transaction);
+            let mut appended = match events.is_empty() {
+                true => Appended::default(),
+                false => match store
+                    .append(connection, scope.tenant(), &events, birth)
                     .await
                 {
                     Ok(appended) => appended,
@@ -173,11 +185,15 @@ impl<S: TransactionalStore> UnitOfWork<S> {
                         let _ = store.rollback(transaction).await;
                         return Err(refused);
                     }
-                }
+                },
             };
             store.commit(transaction, &appended).await?;
-            if !appended.ids.is_empty() {
+            let leased = std::mem::take(&mut appended.leased);
+            if leased.len() < appended.ids.len() {
                 store.give_hint();
+            }
+            if let (Some(immediate), Some(reservation)) = (immediate, reservation) {
+                immediate.publish(reservation, leased);
             }
             Ok(appended)
         });
@@ -251,6 +267,16 @@ impl<S: TransactionalStore> Drop for Nesting<'_, S> {
             self.uow.broken = Some("a nested unit of work did not end: everything is rolled back");
         }
     }
+}
+
+/// Whether what the database knows of a key's earlier events can be relied on.
+///
+/// Above read committed the transaction may see less than is committed, and what is to come later
+/// is not seen by the events appended with it: then a relay, which sees all, decides the order.
+fn may_be_born_leased(isolation: Option<Isolation>, events: &[Event]) -> bool {
+    !events.is_empty()
+        && isolation.is_none_or(|level| level == Isolation::ReadCommitted)
+        && events.iter().all(|event| event.available_at.is_none())
 }
 
 /// Runs a future to its end even when its caller loses interest.

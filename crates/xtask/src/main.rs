@@ -1,7 +1,8 @@
-//! The developer's commands: `cargo x check | test | docs | tidy | ci`.
+//! The developer's commands: `cargo x check | test | chaos | docs | tidy | ci`.
 //!
 //! The standard library alone, so that they work on a machine with nothing but Rust.
 
+mod chaos;
 mod check;
 mod ci;
 mod docs;
@@ -22,6 +23,8 @@ Usage: cargo x COMMAND
 
   check            format, tidy, clippy, each feature alone, docs, licences
   test [NAME…]     installs what the tests need, then runs them all, or those whose name has NAME in it
+  chaos [--minutes N] [--seed S] [--database postgres|sqlite]
+                   real processes under real faults, for 10 minutes a database unless said
   docs             the API pages and the book
   tidy [--bless]   the rules of the house only; --bless records new migrations
   ci               check, test and docs: what .ci/run runs
@@ -39,9 +42,30 @@ fn main() -> ExitCode {
         return wrong_use(&format!("`cargo x {command}` takes no arguments"));
     }
 
+    if rest
+        .iter()
+        .any(|argument| argument == "--help" || argument == "-h")
+    {
+        return usage();
+    }
+    if let Some(flag) = rest
+        .iter()
+        .find(|argument| command == "test" && argument.starts_with('-'))
+    {
+        return wrong_use(&format!(
+            "`cargo x test` takes parts of test names, not {flag}"
+        ));
+    }
+
     let outcome = match command {
         "check" => Workspace::open().and_then(|mut workspace| check::run(&mut workspace)),
         "test" => Workspace::open().and_then(|mut workspace| test::run(&mut workspace, rest)),
+        "chaos" => match chaos::Plan::parse(rest) {
+            Ok(plan) => {
+                Workspace::open().and_then(|mut workspace| chaos::run(&mut workspace, &plan))
+            }
+            Err(what) => return wrong_use(&what),
+        },
         "docs" => Workspace::open().and_then(|mut workspace| docs::run(&mut workspace)),
         "ci" => Workspace::open().and_then(|mut workspace| ci::run(&mut workspace)),
         "tidy" => match rest.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -49,13 +73,7 @@ fn main() -> ExitCode {
             ["--bless"] => Workspace::open().and_then(|workspace| tidy::bless(workspace.root())),
             _ => return wrong_use("`cargo x tidy` takes nothing but --bless"),
         },
-        "help" | "--help" | "-h" => {
-            #[expect(clippy::print_stdout, reason = "asked for, so it may be piped")]
-            {
-                print!("{USAGE}");
-            }
-            return ExitCode::SUCCESS;
-        }
+        "help" | "--help" | "-h" => return usage(),
         "" => return wrong_use("which command?"),
         unknown => return wrong_use(&format!("there is no command `{unknown}`")),
     };
@@ -66,6 +84,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(clippy::print_stdout, reason = "asked for, so it may be piped")]
+fn usage() -> ExitCode {
+    print!("{USAGE}");
+    ExitCode::SUCCESS
 }
 
 fn wrong_use(what: &str) -> ExitCode {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::{self, BufRead, IsTerminal as _, Read as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bento_outbox::{Appended, ErrorKind, Event, Outbox, TransactionalStore};
 use clap::Args;
@@ -37,6 +38,10 @@ const CHUNK_BYTES_MAX: usize = 8 << 20;
 /// The longest line: a payload of 16 MiB in base64, and room for the rest.
 const LINE_BYTES_MAX: usize = 32 << 20;
 
+/// Others are told of new events in a task of its own, a few milliseconds later: the process should
+/// not be gone by then.
+const HINT_IS_TOLD: Duration = Duration::from_millis(30);
+
 /// How many duplicates are named.
 const DUPLICATES_NAMED_MAX: usize = 10;
 
@@ -54,7 +59,7 @@ impl Append {
         let written = written?;
         terminal::print(|out| written.ids.iter().try_for_each(|id| writeln!(out, "{id}")))
             .map_err(|failure| {
-                let count = counted(written.ids.len() as u64);
+                let count = terminal::counted(written.ids.len() as u64, "event");
                 failure.about(format!("{count} written, but the ids could not be shown"))
             })?;
         written.report();
@@ -88,7 +93,7 @@ async fn write_all<S: TransactionalStore, R: BufRead>(
     progress.finish_and_clear();
     let appended = Appended {
         ids: written.ids.clone(),
-        duplicates: Vec::new(),
+        ..Appended::default()
     };
     store.commit(transaction, &appended).await.map_err(|error| match error.kind() {
         ErrorKind::CommitUnknown => Failure::from(error).about(
@@ -97,6 +102,7 @@ async fn write_all<S: TransactionalStore, R: BufRead>(
         _ => Failure::from(error).about("nothing is written"),
     })?;
     store.give_hint();
+    tokio::time::sleep(HINT_IS_TOLD).await;
     Ok(written)
 }
 
@@ -128,13 +134,16 @@ impl Written {
 
     /// Says how it went to the person at standard error.
     fn report(&self) {
-        terminal::say(format!("{} written", counted(self.ids.len() as u64)));
+        terminal::say(format!(
+            "{} written",
+            terminal::counted(self.ids.len() as u64, "event")
+        ));
         if self.duplicate_count == 0 {
             return;
         }
         terminal::say(format!(
             "{} skipped, because the id was there already:",
-            counted(self.duplicate_count)
+            terminal::counted(self.duplicate_count, "event")
         ));
         for (line, id) in &self.duplicates {
             terminal::say(format!("  line {line}: {id}"));
@@ -151,14 +160,6 @@ fn lines_named(first: u64, last: u64) -> String {
         format!("line {first}")
     } else {
         format!("lines {first} to {last}")
-    }
-}
-
-fn counted(events: u64) -> String {
-    if events == 1 {
-        "1 event".into()
-    } else {
-        format!("{events} events")
     }
 }
 
@@ -293,6 +294,7 @@ mod tests {
             Appended {
                 ids: vec![id],
                 duplicates: vec![id],
+                ..Appended::default()
             },
         );
         assert_eq!(written.duplicates, [(5, id)]);
@@ -301,6 +303,7 @@ mod tests {
             Appended {
                 ids: vec![],
                 duplicates: vec![id, id],
+                ..Appended::default()
             },
         );
         assert_eq!((written.duplicate_count, written.events()), (3, 4));

@@ -3,8 +3,10 @@
 pub(crate) mod append;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod dead;
 #[cfg(feature = "sqlite")]
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod migrate;
 pub(crate) mod run;
 pub(crate) mod status;

@@ -2,14 +2,17 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bento_outbox::{
     Batch, OutboxRecord, Outcome, Projector, Publisher, Rejection, RejectionClass, Store,
 };
 use clap::Args;
+use indicatif::ProgressBar;
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use crate::connect;
 use crate::failure::{Failure, Result};
@@ -20,9 +23,12 @@ use crate::terminal;
 
 /// Carry events from the database to the bus
 ///
-/// Runs until SIGTERM or Ctrl-C, finishes what is in flight and exits with 0. A bus or database that
-/// is away costs no event an attempt: the relay keeps trying. With --once it exits with 0 as soon as
-/// nothing is due, and with 1 if the bus is not there.
+/// Runs until SIGTERM or Ctrl-C, finishes what is in flight within shutdown_timeout and exits with 0;
+/// what could not be finished is left to other relays, and the exit code is 1. A second signal ends it
+/// at once. Many may run at the same time: they share the ordering keys, and take over from one that
+/// died when its lease_ttl is over. A bus or database that is away costs no event an attempt: the
+/// relay keeps trying. With --once it exits with 0 as soon as nothing is due anywhere, and with 1 if
+/// the bus is not there.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox run --bus-url nats://localhost:4222
@@ -33,13 +39,16 @@ pub(crate) struct Run {
     once: bool,
 }
 
+/// How long giving the leases back may take when what is in flight is given up.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
+
 impl Run {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         settings.refuse_unsupported()?;
         let stop = Stop::on_signals()?;
         let bus = connect::bus(&settings)?;
         let store = connect::database(&settings).await?.store();
-        logging::begin(&settings);
+        logging::begin(&settings, self.once);
         let without_effect = settings.without_effect();
         if !without_effect.is_empty() {
             tracing::info!(
@@ -63,38 +72,40 @@ async fn always(
     bus: Arc<dyn Publisher>,
     stop: &Stop,
 ) -> Result<()> {
-    let (lost, mut is_lost) = watch::channel(None);
-    let bus: Arc<dyn Publisher> = match settings::scheme(&settings.bus_url) {
-        Some("stdout") => Arc::new(Unhealable { bus, lost }),
-        _ => bus,
-    };
+    let (bus, mut is_lost) = Watched::new(settings, bus);
     let (database_url, bus_url) = (
         settings::masked(&settings.database_url),
         settings::masked(&settings.bus_url),
     );
     tracing::info!(database = database_url, bus = bus_url, "relay started");
     let projector = Projector::new(store, bus.clone(), settings.projector.clone());
-    // A bus that takes no events is told of by the projector. Without an event, a check tells.
-    let first = projector.run_once().await;
-    if first.is_ok_and(|batch| batch.claimed == 0) {
-        tokio::select! {
-            checked = bus.check() => if let Err(rejection) = checked {
-                tracing::warn!(
-                    reason = rejection.reason,
-                    "the bus is not ready; events are kept until it is"
-                );
-            },
-            () = stop.requested() => {}
+    let carrying = async {
+        // A bus that takes no events is told of by the projector. Without an event, a check tells.
+        let first = projector.run_once().await;
+        if first.is_ok_and(|batch| batch.claimed == 0) {
+            tokio::select! {
+                checked = bus.check() => if let Err(rejection) = checked {
+                    tracing::warn!(
+                        reason = rejection.reason,
+                        "the bus is not ready; events are kept until it is"
+                    );
+                },
+                () = stop.requested() => {}
+            }
         }
-    }
-    let end = async {
-        tokio::select! {
-            () = stop.requested() => {}
-            Ok(_) = is_lost.wait_for(Option::is_some) => {}
-        }
+        let end = async {
+            tokio::select! {
+                () = stop.requested() => {}
+                Ok(_) = is_lost.wait_for(Option::is_some) => {}
+            }
+        };
+        projector.run(end).await
     };
-    projector.run(end).await?;
-    match &*is_lost.borrow() {
+    match stop.patiently(settings.shutdown_timeout, carrying).await {
+        Some(ended) => ended?,
+        None => return Err(gave_up(settings, &projector, &bus).await),
+    }
+    match bus.loss() {
         Some(Rejection { reason, .. }) => Err(Failure::failed(reason)),
         None => {
             tracing::info!("relay stopped");
@@ -103,17 +114,63 @@ async fn always(
     }
 }
 
-/// A bus that does not come back once it is closed, as standard output does not.
-struct Unhealable {
+/// Gives the leases back although something is in flight, and says what that means.
+async fn gave_up(settings: &Settings, projector: &Projector, bus: &Watched) -> Failure {
+    let released = timeout(RELEASE_MAX, projector.release()).await;
+    let waited = humantime::format_duration(settings.shutdown_timeout);
+    let left = match bus.in_flight.load(Ordering::Relaxed) {
+        0 => "what was published last could not be marked in the database".to_string(),
+        events => format!(
+            "the bus had not answered for {}",
+            terminal::counted(events as u64, "event")
+        ),
+    };
+    let next = match released {
+        Ok(Ok(())) => "another relay, or the next run, publishes them again at once",
+        _ => "another relay, or the next run, publishes them again when the lease runs out",
+    };
+    Failure::failed(format!(
+        "stopped after shutdown_timeout ({waited}): {left}; {next}, under the same ids"
+    ))
+}
+
+/// The bus of a relay, which keeps count of what is in flight.
+struct Watched {
     bus: Arc<dyn Publisher>,
+    in_flight: AtomicUsize,
+    /// Whether it comes back once it is gone, as standard output does not.
+    heals: bool,
     lost: watch::Sender<Option<Rejection>>,
 }
 
+impl Watched {
+    fn new(
+        settings: &Settings,
+        bus: Arc<dyn Publisher>,
+    ) -> (Arc<Self>, watch::Receiver<Option<Rejection>>) {
+        let (lost, is_lost) = watch::channel(None);
+        let watched = Self {
+            bus,
+            in_flight: AtomicUsize::new(0),
+            heals: settings::scheme(&settings.bus_url) != Some("stdout"),
+            lost,
+        };
+        (Arc::new(watched), is_lost)
+    }
+
+    /// Why it is gone for good.
+    fn loss(&self) -> Option<Rejection> {
+        self.lost.borrow().clone()
+    }
+}
+
 #[async_trait]
-impl Publisher for Unhealable {
+impl Publisher for Watched {
     async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
+        self.in_flight.fetch_add(batch.len(), Ordering::Relaxed);
         let outcomes = self.bus.publish(batch).await;
-        for outcome in &outcomes {
+        self.in_flight.fetch_sub(batch.len(), Ordering::Relaxed);
+        for outcome in outcomes.iter().filter(|_| !self.heals) {
             if let Outcome::Rejected(rejection) = outcome
                 && rejection.class == RejectionClass::Config
             {
@@ -135,14 +192,10 @@ async fn once(
     bus: Arc<dyn Publisher>,
     stop: &Stop,
 ) -> Result<()> {
-    let away = |rejection: &Rejection, sent: usize| {
-        let url = settings::masked(&settings.bus_url);
-        Failure::failed(format!(
-            "the bus {url} takes no events: {} ({sent} sent before)",
-            rejection.reason
-        ))
-    };
-    bus.check().await.map_err(|rejection| away(&rejection, 0))?;
+    let (bus, _) = Watched::new(settings, bus);
+    bus.check()
+        .await
+        .map_err(|rejection| away(settings, &rejection, 0))?;
     let backlog = store
         .status()
         .await?
@@ -150,9 +203,41 @@ async fn once(
         .map(|tenant| tenant.new + tenant.retrying)
         .sum();
     let progress = terminal::bar(backlog);
-    let projector = Projector::new(store, bus, settings.projector.clone());
+    let projector = Projector::new(store, bus.clone(), settings.projector.clone());
     let begun = Instant::now();
+    let carrying = until_nothing_is_due(settings, &projector, stop, &progress);
+    let carried = stop.patiently(settings.shutdown_timeout, carrying).await;
+    progress.finish_and_clear();
+    let Some(carried) = carried else {
+        return Err(gave_up(settings, &projector, &bus).await);
+    };
+    // Else the next one would wait for the leases to run out.
+    let released = projector.release().await;
+    let all = carried?;
+    if let Err(error) = released {
+        terminal::say(format!(
+            "the leases run out by themselves, giving them back failed: {}",
+            error.report()
+        ));
+    }
+    terminal::say(summary(&all, begun.elapsed().as_secs_f64()));
+    match &all.blocked {
+        Some(rejection) => Err(Failure::failed(format!(
+            "some events cannot go out, and are kept: {}",
+            rejection.reason
+        ))),
+        None => Ok(()),
+    }
+}
+
+async fn until_nothing_is_due(
+    settings: &Settings,
+    projector: &Projector,
+    stop: &Stop,
+    progress: &ProgressBar,
+) -> Result<Batch> {
     let mut all = Batch::default();
+    let mut said = false;
     loop {
         let batch = projector.run_once().await?;
         all.sent += batch.sent;
@@ -160,11 +245,12 @@ async fn once(
         all.dead += batch.dead;
         all.waiting = batch.waiting;
         progress.inc((batch.sent + batch.dead) as u64);
+        all.blocked = all.blocked.or(batch.blocked);
         if let Some(rejection) = &batch.stopped_by {
-            return Err(away(rejection, all.sent));
+            return Err(away(settings, rejection, all.sent));
         }
-        if batch.claimed == 0 {
-            break;
+        if batch.claimed == 0 && !batch.elsewhere {
+            return Ok(all);
         }
         if stop.is_requested() {
             return Err(Failure::failed(format!(
@@ -172,10 +258,31 @@ async fn once(
                 all.sent
             )));
         }
+        if batch.claimed == 0 {
+            if !said {
+                let term = humantime::format_duration(settings.projector.lease_term);
+                progress.suspend(|| {
+                    terminal::say(format!(
+                        "waiting: another relay holds events that are due; if it died, they are free {term} \
+                         (lease_ttl) after that"
+                    ));
+                });
+                said = true;
+            }
+            tokio::select! {
+                () = sleep(settings.projector.poll_interval_busy) => {}
+                () = stop.requested() => {}
+            }
+        }
     }
-    progress.finish_and_clear();
-    terminal::say(summary(&all, begun.elapsed().as_secs_f64()));
-    Ok(())
+}
+
+fn away(settings: &Settings, rejection: &Rejection, sent: usize) -> Failure {
+    let url = settings::masked(&settings.bus_url);
+    Failure::failed(format!(
+        "the bus {url} takes no events: {} ({sent} sent before)",
+        rejection.reason
+    ))
 }
 
 fn summary(all: &Batch, seconds: f64) -> String {
@@ -194,7 +301,10 @@ fn summary(all: &Batch, seconds: f64) -> String {
         );
     }
     if all.dead > 0 {
-        summary += &format!(", new dead letters: {}", all.dead);
+        summary += &format!(
+            ", new dead letters: {} (see `bento-outbox dead list`)",
+            all.dead
+        );
     }
     if all.waiting {
         summary += ", others wait for their time";
@@ -222,8 +332,8 @@ mod tests {
         assert_eq!(said(10, 0, 0, false), "10 sent in 2.0 s (5 a second)");
         assert_eq!(
             said(0, 2, 1, true),
-            "nothing was sent, attempts that failed and are repeated later: 2, new dead letters: 1, \
-             others wait for their time"
+            "nothing was sent, attempts that failed and are repeated later: 2, new dead letters: 1 \
+             (see `bento-outbox dead list`), others wait for their time"
         );
     }
 }

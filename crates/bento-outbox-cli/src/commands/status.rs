@@ -1,19 +1,22 @@
 //! `status`: how much of each tenant is new, retrying, sent and dead.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use bento_outbox::TenantStatus;
+use bento_outbox::{HeldKey, TenantStatus};
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::connect;
 use crate::failure::Result;
+use crate::held::{self, Held};
 use crate::settings::Settings;
 use crate::terminal;
 
-/// Show how much of each tenant is new, retrying, sent and dead
+/// Show how much of each tenant is new, retrying, sent and dead, and what waits
+///
+/// Also names the aggregates whose later events wait for an earlier one, and why: at most 20 of them,
+/// in --json under `held`, with `held_more` where there are more.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox status
@@ -33,7 +36,12 @@ pub(crate) struct Status {
 struct Report {
     tenants: Vec<TenantStatus>,
     total: TenantStatus,
+    held: Vec<HeldKey>,
+    held_more: bool,
 }
+
+/// How many waiting keys are named.
+const HELD_MAX: usize = 20;
 
 impl Status {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
@@ -41,9 +49,12 @@ impl Status {
         let store = connect::database(&settings).await?.store();
         store.check().await?;
         let tenants = store.status().await?;
+        let Held { keys, more } = held::held(&settings, store.as_ref(), HELD_MAX).await?;
         let report = Report {
             total: total(&tenants),
             tenants,
+            held: keys,
+            held_more: more,
         };
         if self.json {
             let json = serde_json::to_string(&report).unwrap_or_default();
@@ -61,6 +72,15 @@ impl Status {
                 rows.map(cells)
                     .try_for_each(|cells| writeln!(out, "{}", cells.join("\t")))
             })?;
+        }
+        if !self.json {
+            report
+                .held
+                .iter()
+                .for_each(|key| terminal::say(held::sentence(key)));
+            if report.held_more {
+                terminal::say("and more keys wait");
+            }
         }
         let needs_a_person = self.check && report.total.dead > 0;
         Ok(if needs_a_person {
@@ -121,15 +141,11 @@ fn cells(status: &TenantStatus) -> [String; 7] {
         status.retrying.to_string(),
         status.sent.to_string(),
         status.dead.to_string(),
-        status.oldest_new_seconds.map_or_else(|| "-".into(), age),
+        status
+            .oldest_new_seconds
+            .map_or_else(|| "-".into(), terminal::age),
         format!("{:.1}", status.sent_per_second),
     ]
-}
-
-/// `2m 3s`: whole seconds are enough for a person.
-fn age(seconds: f64) -> String {
-    let whole = Duration::try_from_secs_f64(seconds.max(0.0).floor()).unwrap_or_default();
-    humantime::format_duration(whole).to_string()
 }
 
 #[cfg(test)]
@@ -154,6 +170,6 @@ mod tests {
             "printed as 0.0"
         );
         assert_eq!(total(&[tenant(0, None)]).oldest_new_seconds, None);
-        assert_eq!(age(75.5), "1m 15s");
+        assert_eq!(terminal::age(75.5), "1m 15s");
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) cloud_events: CloudEvents,
     /// How the projector works.
     pub(crate) projector: ProjectorSettings,
+    /// How long a stopping relay waits for what is in flight.
+    pub(crate) shutdown_timeout: Duration,
     /// What is logged.
     pub(crate) log_level: String,
     /// Whether log lines are JSON.
@@ -88,7 +90,10 @@ impl Settings {
                 poll_interval_idle: in_force.read("poll_interval_idle", value::duration)?,
                 ordered: in_force.text("ordering") == "aggregate",
                 dead_letters_block: in_force.text("on_dead_letter") == "block",
+                lease_term: in_force.read("lease_ttl", value::duration)?,
+                retention: in_force.read("retention", value::retention)?,
             },
+            shutdown_timeout: in_force.read("shutdown_timeout", value::duration)?,
             log_level: in_force.text("log_level").into(),
             log_json: in_force.text("log_format") == "json",
             in_force,
@@ -120,6 +125,16 @@ impl Settings {
             .filter(|given| given.setting.support == Support::NoEffectYet)
             .map(|given| given.setting.name)
             .collect()
+    }
+
+    /// Whether somebody said what `name` is.
+    pub(crate) fn is_given(&self, name: &str) -> bool {
+        self.given().any(|given| given.setting.name == name)
+    }
+
+    /// How many values somebody gave.
+    pub(crate) fn given_count(&self) -> u64 {
+        self.given().count() as u64
     }
 
     /// Every setting with its value, in the order of the table; no value where it is unset.
@@ -198,6 +213,15 @@ impl InForce {
                     self.contradiction(more, &format!("is less than {}", self.described(less)))
                 );
             }
+        }
+        // A relay that pauses for longer than it renews would lose its leases while it sleeps.
+        let busy: Duration = self.read("poll_interval_busy", value::duration)?;
+        if busy > self.read::<Duration>("lease_ttl", value::duration)? / 3 {
+            let what = format!(
+                "is less than three times {}, and a relay renews its leases between polls",
+                self.described("poll_interval_busy")
+            );
+            return Err(self.contradiction("lease_ttl", &what));
         }
         if self.text("ordering") == "none" && self.text("on_dead_letter") == "block" {
             let what = format!(

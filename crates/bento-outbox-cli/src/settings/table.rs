@@ -157,24 +157,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Duration(MILLISECOND, HOUR),
         "the longest pause when nothing is there; a wake-up from the database ends it",
     ),
-    no_effect_yet(setting(
+    setting(
         "uow_publish_immediately",
         Some("true"),
         Kind::Flag,
-        "whether a unit of work publishes right after its commit",
-    )),
-    no_effect_yet(setting(
+        "whether a unit of work publishes right after its commit: for services that use the library, not for run",
+    ),
+    setting(
         "uow_publish_max_retries",
         Some("3"),
         Kind::Number(1, 100),
-        "tries of that immediate publication",
-    )),
-    no_effect_yet(setting(
+        "tries of that immediate publication before a relay takes over: for services that use the library",
+    ),
+    setting(
         "uow_publish_retry_multiplier",
         Some("0.5"),
         Kind::Duration(MILLISECOND, HOUR),
-        "the delay between those tries, doubled each time",
-    )),
+        "the delay between those tries, doubled each time: for services that use the library",
+    ),
     setting(
         "ordering",
         Some("aggregate"),
@@ -187,24 +187,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::OneOf(&["skip", "block"]),
         "after a dead letter its aggregate goes on (skip), or its later events wait (block)",
     ),
-    no_effect_yet(setting(
+    setting(
         "lease_ttl",
         Some("10s"),
         Kind::Duration(SECOND, HOUR),
-        "how long a relay that went silent keeps its part of the work",
-    )),
-    no_effect_yet(setting(
+        "how long a relay that went silent keeps its part of the work; a relay renews at a third of it",
+    ),
+    setting(
         "shutdown_timeout",
         Some("30s"),
         Kind::Duration(Duration::ZERO, HOUR),
-        "how long a stopping relay waits for what is in flight",
-    )),
-    no_effect_yet(setting(
+        "how long a stopping relay waits for what is in flight before it leaves that to others",
+    ),
+    setting(
         "retention",
         Some("7d"),
         Kind::Retention(CENTURY),
-        "how long sent events are kept: a duration, 0 or forever",
-    )),
+        "how long sent events are kept: a duration, 0 to delete them as they are sent, or forever",
+    ),
     refused(setting(
         "dead_letter_topic",
         None,

@@ -85,8 +85,14 @@ fn flag_beats_environment_beats_file_beats_default() {
 #[test]
 fn the_defaults_are_the_librarys_own() {
     let settings = file("").unwrap();
-    let (ours, theirs) = (&settings.projector, ProjectorSettings::default());
+    // A service that uses the library says by itself what is deleted; the program keeps a week.
+    let theirs = ProjectorSettings {
+        retention: Some(Duration::from_secs(7 * 86_400)),
+        ..ProjectorSettings::default()
+    };
+    let ours = &settings.projector;
     assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    assert_eq!(settings.shutdown_timeout, Duration::from_secs(30));
     assert_eq!(settings.tables, Tables::default());
     assert_eq!(settings.cloud_events, CloudEvents::default());
     assert_eq!(settings.topic, Topic::default());
@@ -108,16 +114,30 @@ fn durations_are_read_from_text_and_numbers() {
         settings.projector.retry.max_delay,
         Duration::from_secs(3_600)
     );
-    for retention in [
-        "OUTBOX_RETENTION=forever",
-        "OUTBOX_RETENTION=0",
-        "OUTBOX_RETENTION=30d",
+    assert_eq!(settings.projector.retention, Some(Duration::ZERO));
+}
+
+#[test]
+fn sent_events_are_kept_for_a_time_for_ever_or_not_at_all() {
+    for (text, kept) in [
+        ("forever", None),
+        ("0", Some(0)),
+        ("0s", Some(0)),
+        ("30d", Some(30 * 86_400)),
+        ("36500d", Some(36_500 * 86_400)),
     ] {
-        assert_eq!(
-            variables(&[retention]).unwrap().without_effect(),
-            ["retention"]
-        );
+        let settings = variables(&[&format!("OUTBOX_RETENTION={text}")]).unwrap();
+        let kept = kept.map(Duration::from_secs);
+        assert_eq!(settings.projector.retention, kept, "{text}");
     }
+}
+
+#[test]
+fn leases_and_shutdown_are_as_set() {
+    let settings = file("lease_ttl = \"3s\"\nshutdown_timeout = 0").unwrap();
+    assert_eq!(settings.projector.lease_term, Duration::from_secs(3));
+    assert_eq!(settings.shutdown_timeout, Duration::ZERO);
+    assert!(settings.without_effect().is_empty());
 }
 
 #[test]
@@ -172,7 +192,7 @@ fn what_would_be_dangerous_to_ignore_is_refused() {
     let harmless = "admin_addr = \"off\"\nlease_ttl = 5\non_dead_letter = \"block\"";
     let harmless = file(harmless).unwrap();
     harmless.refuse_unsupported().unwrap();
-    assert_eq!(harmless.without_effect(), ["lease_ttl", "admin_addr"]);
+    assert_eq!(harmless.without_effect(), ["admin_addr"]);
     assert!(harmless.projector.dead_letters_block);
 }
 
@@ -238,8 +258,17 @@ fn a_broken_file_stops_with_one_sentence() {
         ),
         ("on_dead_letter = \"drop\"".into(), "must be skip or block"),
         ("lease_ttl = \"1ms\"".into(), "lease_ttl ("),
+        ("lease_ttl = \"999ms\"".into(), "a duration from 1s to 1h"),
+        ("lease_ttl = \"2h\"".into(), "lease_ttl ("),
+        (
+            "poll_interval_busy = \"900ms\"\nlease_ttl = 2".into(),
+            "lease_ttl (",
+        ),
         ("shutdown_timeout = \"-1s\"".into(), "shutdown_timeout ("),
+        ("shutdown_timeout = \"61m\"".into(), "from 0s to 1h"),
         ("retention = \"never\"".into(), "retention ("),
+        ("retention = \"36501d\"".into(), "retention ("),
+        ("retention = -1".into(), "retention ("),
         ("table = \"outbox; drop table users\"".into(), "table ("),
         ("schema = \"Ünïcode\"".into(), "schema ("),
         (format!("table = \"{}\"", "x".repeat(49)), "table ("),

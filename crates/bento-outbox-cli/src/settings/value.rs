@@ -85,7 +85,7 @@ impl Kind {
                 ))
             }
             Self::Retention(longest)
-                if text != "forever" && duration(text).is_none_or(|d| d > longest) =>
+                if retention(text).is_none_or(|kept| kept.is_some_and(|d| d > longest)) =>
             {
                 must_be(
                     "a duration of at most 100 years, such as 7d or a plain number of seconds, or 0, or forever",
@@ -141,6 +141,14 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
         Err(_) => humantime::parse_duration(text).ok(),
+    }
+}
+
+/// How long sent events are kept; none inside for `forever`.
+pub(crate) fn retention(text: &str) -> Option<Option<Duration>> {
+    match text {
+        "forever" => Some(None),
+        _ => duration(text).map(Some),
     }
 }
 

@@ -152,9 +152,18 @@ pub(crate) struct Relay(Child);
 
 impl Relay {
     pub(crate) fn start(place: &Place, arguments: &[&str]) -> Self {
+        Self::start_with(place, arguments, &[])
+    }
+
+    pub(crate) fn start_with(
+        place: &Place,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut command = place.command(arguments);
         Self(
             command
+                .envs(variables.iter().copied())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bento_outbox::{
-    Outcome, Projector, ProjectorSettings, Publisher, Rejection, RejectionClass, RetrySettings,
-    raise,
+    ImmediateSettings, Outcome, Projector, ProjectorSettings, Publisher, Rejection, RejectionClass,
+    RetrySettings, raise,
 };
 
 use super::*;
@@ -33,7 +33,26 @@ where
     })
 }
 
-impl<F> Bus<F> {
+impl<F> Bus<F>
+where
+    F: Fn(&OutboxRecord, u32) -> Outcome,
+{
+    fn answers(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        batch
+            .iter()
+            .map(|record| {
+                let tries = seen.tries.entry(record.id).or_default();
+                *tries += 1;
+                let outcome = (self.answer)(record, *tries);
+                if outcome == Outcome::Acked {
+                    seen.delivered.push(record.clone());
+                }
+                outcome
+            })
+            .collect()
+    }
+
     fn delivered(&self) -> Vec<OutboxRecord> {
         self.seen
             .lock()
@@ -55,19 +74,10 @@ where
             .filter_map(OutboxRecord::ordering_key)
             .find(|key| !keys.insert(*key));
         assert!(twice.is_none(), "two records of {twice:?} in one batch");
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        batch
-            .iter()
-            .map(|record| {
-                let tries = seen.tries.entry(record.id).or_default();
-                *tries += 1;
-                let outcome = (self.answer)(record, *tries);
-                if outcome == Outcome::Acked {
-                    seen.delivered.push(record.clone());
-                }
-                outcome
-            })
-            .collect()
+        let outcomes = self.answers(batch);
+        // The answer takes a while, in which somebody else may publish the same.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        outcomes
     }
 
     async fn check(&self) -> Result<(), Rejection> {
@@ -214,6 +224,7 @@ pub async fn a_bus_that_is_away_costs_no_attempt<S: TransactionalStore>(store: S
             );
             assert!(batch.stopped_by.is_some());
         }
+        ok(projector.release().await);
     }
     for id in ids {
         assert_eq!(
@@ -258,7 +269,7 @@ pub async fn a_cancelled_round_goes_on_to_its_end<S: TransactionalStore>(store: 
     let projector = Projector::new(Arc::new(store.clone()), bus.clone(), quick());
     let _ = tokio::time::timeout(Duration::from_micros(1), projector.run_once()).await;
     let patience = Timestamp::now().after(PATIENCE);
-    while !claim(&store).await.is_empty() {
+    while ok(store.status().await)[0].new > 0 {
         assert!(Timestamp::now() < patience, "the round was not finished");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -268,6 +279,301 @@ pub async fn a_cancelled_round_goes_on_to_its_end<S: TransactionalStore>(store: 
         20,
         "an event was published twice without a fault"
     );
+}
+
+fn at_once() -> ImmediateSettings {
+    ImmediateSettings {
+        multiplier: Duration::from_millis(10),
+        ..ImmediateSettings::default()
+    }
+}
+
+/// Immediate publishing and a relay at the same time: without faults nothing comes twice, and a
+/// key is in order whichever of the two carried its events.
+pub async fn at_once_and_by_a_relay_each_event_comes_once<S: TransactionalStore>(store: S) {
+    let bus = bus(|_, _| Outcome::Acked);
+    let outbox = Outbox::new(store.clone()).publish_with_settings(bus.clone(), at_once());
+    let projector = Projector::new(Arc::new(store.clone()), bus.clone(), quick());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let relay = tokio::spawn(async move { projector.run(async { drop(stopped.await) }).await });
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let outbox = outbox.clone();
+            tokio::spawn(async move {
+                for n in 0..25 {
+                    let events = [
+                        event(&format!("w{writer}"), n),
+                        event(&format!("w{writer}-{}", n % 3), n),
+                        unordered(n),
+                    ];
+                    ok(outbox
+                        .run(async |_| events.into_iter().try_for_each(raise))
+                        .await);
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        ok(writer.await);
+    }
+    outbox.flushed().await;
+    sent(&store, 300).await;
+    let _ = stop.send(());
+    ok(ok(relay.await));
+    assert_eq!(
+        bus.delivered().len(),
+        300,
+        "an event came twice without a fault"
+    );
+    in_order(&bus.delivered());
+}
+
+/// What the bus refuses at once is tried a few times, then handed over with its key in order.
+pub async fn what_fails_at_once_is_the_relays<S: TransactionalStore>(store: S) {
+    let bus = bus(|record, tries| match record.payload.ends_with(b":0}") {
+        true if tries <= 5 => refuse(RejectionClass::Message),
+        _ => Outcome::Acked,
+    });
+    let immediate = ImmediateSettings {
+        tries: 2,
+        ..at_once()
+    };
+    let outbox = Outbox::new(store.clone()).publish_with_settings(bus.clone(), immediate);
+    let ids = [0, 1, 2].map(|n| event("a", n));
+    let hopeless = unordered(3);
+    ok(outbox
+        .run(async |_| ids.clone().into_iter().try_for_each(raise))
+        .await);
+    ok(outbox.run(async |_| raise(hopeless.clone())).await);
+    outbox.flushed().await;
+    // `flushed` returns when all is settled: the failed one and those behind it are a relay's now.
+    assert_eq!(bus.delivered().len(), 1);
+    let failed = the(&store, ids[0].id).await.delivery;
+    assert_eq!(
+        (failed.status, failed.retry_cnt),
+        (Status::New, 1),
+        "all tries at once are one attempt"
+    );
+    let patient = ProjectorSettings {
+        retry: RetrySettings {
+            max_retry: 9,
+            ..quick().retry
+        },
+        ..quick()
+    };
+    let projector = Projector::new(Arc::new(store.clone()), bus.clone(), patient);
+    let patience = Timestamp::now().after(PATIENCE);
+    while bus.delivered().len() < 4 {
+        assert!(
+            Timestamp::now() < patience,
+            "only {} of 4 events were carried",
+            bus.delivered().len()
+        );
+        ok(projector.run_once().await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    in_order(&bus.delivered());
+    sent(&store, 4).await;
+}
+
+/// An event that makes the process die whenever it is published does not do so for ever, and its
+/// neighbours are carried.
+pub async fn an_event_that_kills_the_relay_ends_as_a_dead_letter<S: TransactionalStore>(store: S) {
+    let ids = commit(&store, (0..5).map(unordered)).await;
+    let killer = ids[2];
+    let lethal = bus(move |record, _| {
+        assert!(record.id != killer, "a planned death of the relay");
+        Outcome::Acked
+    });
+    let short = ProjectorSettings {
+        lease_term: Duration::from_millis(150),
+        ..quick()
+    };
+    let patience = Timestamp::now().after(2 * PATIENCE);
+    let mut deaths = 0;
+    while the(&store, killer).await.delivery.status != Status::Err {
+        assert!(
+            Timestamp::now() < patience,
+            "the killer kills for ever: {deaths} deaths"
+        );
+        let projector = Projector::new(Arc::new(store.clone()), lethal.clone(), short.clone());
+        if projector.run_once().await.is_err() {
+            deaths += 1;
+            // A dead process gives no lease back.
+            std::mem::forget(projector);
+        }
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    assert!((2..=6).contains(&deaths), "{deaths} deaths");
+    let reason = the(&store, killer)
+        .await
+        .delivery
+        .error_message
+        .unwrap_or_default();
+    assert!(reason.contains("died"), "{reason}");
+    drain(&store, &lethal).await;
+    let carried: HashSet<Uuid> = lethal.delivered().iter().map(|record| record.id).collect();
+    assert_eq!(
+        carried,
+        ids.into_iter().filter(|id| *id != killer).collect()
+    );
+}
+
+/// The scenario that naive outboxes fail: writers that serialise on their keys and sometimes roll
+/// back, immediate publishing, several relays, a bus that refuses, loses answers and stalls beyond
+/// the leases. Nothing is lost, nothing invented, no first delivery comes before an earlier one.
+pub async fn many_relays_and_writers_under_faults_lose_and_invert_nothing<S: TransactionalStore>(
+    store: S,
+) {
+    const KEYS: usize = 12;
+    let bus = Arc::new(FaultyBus::default());
+    let term = Duration::from_millis(600);
+    let settings = ProjectorSettings {
+        retry: RetrySettings {
+            max_retry: 1_000,
+            ..quick().retry
+        },
+        poll_interval_busy: Duration::from_millis(10),
+        poll_interval_idle: Duration::from_millis(50),
+        lease_term: term,
+        ..quick()
+    };
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let relays: Vec<_> = (0..3)
+        .map(|_| {
+            let projector = Projector::new(Arc::new(store.clone()), bus.clone(), settings.clone());
+            let mut stopped = stopped.clone();
+            tokio::spawn(async move {
+                projector
+                    .run(async { drop(stopped.wait_for(|stop| *stop).await) })
+                    .await
+            })
+        })
+        .collect();
+    let keys: Arc<Vec<tokio::sync::Mutex<u32>>> =
+        Arc::new((0..KEYS).map(|_| tokio::sync::Mutex::new(0)).collect());
+    let writers: Vec<_> = (0..3_usize)
+        .map(|writer| {
+            let immediate = ImmediateSettings {
+                lease_term: term,
+                ..at_once()
+            };
+            let outbox = Outbox::new(store.clone()).publish_with_settings(bus.clone(), immediate);
+            let keys = keys.clone();
+            tokio::spawn(async move {
+                let mut committed = Vec::new();
+                for n in 0..60_usize {
+                    // A writer holds its key's lock until its transaction has ended.
+                    let key = (n * 7 + writer * 5) % KEYS;
+                    let mut last = keys[key].lock().await;
+                    let event = event(&format!("k{key}"), *last + 1);
+                    let id = event.id;
+                    let mut uow = ok(outbox.begin().await);
+                    ok(uow.raise(event));
+                    if n % 20 == 13 {
+                        ok(uow.rollback().await);
+                    } else {
+                        ok(uow.commit().await);
+                        *last += 1;
+                        committed.push(id);
+                    }
+                }
+                committed
+            })
+        })
+        .collect();
+    let mut committed = HashSet::new();
+    for writer in writers {
+        committed.extend(ok(writer.await));
+    }
+    sent(&store, committed.len() as u64).await;
+    let _ = stop.send(true);
+    for relay in relays {
+        ok(ok(relay.await));
+    }
+    let delivered = bus.delivered();
+    let mut first = HashSet::new();
+    let firsts: Vec<OutboxRecord> = delivered
+        .iter()
+        .filter(|record| first.insert(record.id))
+        .cloned()
+        .collect();
+    assert_eq!(committed.difference(&first).count(), 0, "lost");
+    assert_eq!(first.difference(&committed).count(), 0, "phantom");
+    in_order(&firsts);
+    assert!(
+        delivered.len() > committed.len(),
+        "no answer was lost: the faults did not bite"
+    );
+}
+
+/// A bus that refuses one publication in 12, loses one answer in 20, and stalls now and then for
+/// longer than a lease, before or after it has the record.
+#[derive(Default)]
+struct FaultyBus {
+    calls: std::sync::atomic::AtomicU64,
+    delivered: Mutex<Vec<OutboxRecord>>,
+}
+
+impl FaultyBus {
+    fn delivered(&self) -> Vec<OutboxRecord> {
+        self.delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+#[async_trait]
+impl Publisher for FaultyBus {
+    async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for record in batch {
+            let call = self
+                .calls
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if call % 61 == 37 {
+                tokio::time::sleep(Duration::from_millis(900)).await;
+            }
+            if call % 12 == 5 {
+                outcomes.push(refuse(RejectionClass::Message));
+                continue;
+            }
+            self.delivered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(record.clone());
+            if call % 20 == 11 {
+                outcomes.push(Outcome::unknown("the answer was lost by the test"));
+            } else {
+                outcomes.push(Outcome::Acked);
+            }
+        }
+        outcomes
+    }
+
+    async fn check(&self) -> Result<(), Rejection> {
+        Ok(())
+    }
+}
+
+/// Waits until so many events are sent and nothing is left to send.
+async fn sent<S: Store>(store: &S, expected: u64) {
+    let patience = Timestamp::now().after(Duration::from_secs(60));
+    loop {
+        let status = ok(store.status().await);
+        let (sent, left) = status.iter().fold((0, 0), |(sent, left), t| {
+            (sent + t.sent, left + t.new + t.retrying)
+        });
+        if sent == expected && left == 0 {
+            return;
+        }
+        assert!(
+            Timestamp::now() < patience,
+            "{sent} of {expected} sent, {left} left"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Within a key the first deliveries are in the order of `seq`.

@@ -25,7 +25,7 @@ pub async fn a_claim_is_bounded_ordered_and_of_the_asked_tenants<S: Transactiona
     assert_eq!(
         claimed_ids(
             &store,
-            &Claim {
+            &Ask {
                 limit: 2,
                 ..everything()
             }
@@ -33,17 +33,19 @@ pub async fn a_claim_is_bounded_ordered_and_of_the_asked_tenants<S: Transactiona
         .await,
         ids[..2]
     );
-    let some = Claim {
+    let some = Ask {
         tenants: Some(vec![ok("one".parse()), ok("three".parse())]),
         ..everything()
     };
     assert_eq!(claimed_ids(&store, &some).await, [ids[0], ids[2], ids[3]]);
-    let nobody = ok(store
-        .claim(&Claim {
+    let nobody = claimed(
+        &store,
+        &Ask {
             tenants: Some(vec![ok("four".parse())]),
             ..everything()
-        })
-        .await);
+        },
+    )
+    .await;
     assert_eq!(
         (nobody.records.len(), nobody.waiting),
         (0, false),
@@ -101,7 +103,7 @@ pub async fn a_later_event_waits_for_its_time_and_holds_its_key<S: Transactional
     ];
     let ids = commit(&store, events).await;
     let free = [ids[3], ids[6]];
-    let two = Claim {
+    let two = Ask {
         limit: 2,
         ..everything()
     };
@@ -113,7 +115,7 @@ pub async fn a_later_event_waits_for_its_time_and_holds_its_key<S: Transactional
     for id in free {
         settle(&store, id, Verdict::Sent).await;
     }
-    let claimed = ok(store.claim(&everything()).await);
+    let claimed = claimed(&store, &everything()).await;
     assert_eq!((claimed.records.len(), claimed.waiting), (0, true));
 
     let soon = Timestamp::now().after(SOON);
@@ -222,7 +224,7 @@ pub async fn a_dead_letter_is_left_alone_and_its_key_goes_on<S: TransactionalSto
         Some("refused for good")
     );
     settle(&store, ids[1], Verdict::Sent).await;
-    let claimed = ok(store.claim(&everything()).await);
+    let claimed = claimed(&store, &everything()).await;
     assert_eq!(
         (claimed.records.len(), claimed.waiting),
         (0, false),
@@ -245,7 +247,7 @@ pub async fn a_dead_letter_can_hold_its_key<S: TransactionalStore>(store: S) {
     .await;
     settle(&store, ids[0], dead()).await;
     settle(&store, ids[3], dead()).await;
-    let blocking = Claim {
+    let blocking = Ask {
         dead_letters_block: true,
         ..everything()
     };
@@ -256,7 +258,7 @@ pub async fn a_dead_letter_can_hold_its_key<S: TransactionalStore>(store: S) {
 pub async fn without_order_nothing_is_held<S: TransactionalStore>(store: S) {
     let ids = commit(&store, [event("a", 1), event("a", 2)]).await;
     settle(&store, ids[0], retry(Duration::from_secs(60))).await;
-    let unordered = Claim {
+    let unordered = Ask {
         ordered: false,
         dead_letters_block: true,
         ..everything()
@@ -274,7 +276,7 @@ pub async fn a_settled_record_is_not_changed_again<S: TransactionalStore>(store:
             verdict: Verdict::Sent,
         })
         .collect::<Vec<_>>();
-    assert_eq!(ok(store.settle(&both).await), 2);
+    assert_eq!(settle_all(&store, &both).await, 2);
     let sent = the(&store, ids[0]).await;
     assert_eq!(sent.delivery.status, Status::Sent);
     assert!(sent.delivery.sent_at.is_some() && sent.delivery.retry_at.is_none());
@@ -284,7 +286,7 @@ pub async fn a_settled_record_is_not_changed_again<S: TransactionalStore>(store:
     assert_eq!(settle(&store, Uuid::now_v7(), Verdict::Sent).await, 0);
     assert_eq!(the(&store, ids[0]).await.delivery, sent.delivery);
     assert_eq!(claim(&store).await.len(), 0);
-    assert_eq!(ok(store.settle(&[]).await), 0);
+    assert_eq!(settle_all(&store, &[]).await, 0);
 }
 
 /// A reason of any length is stored, cut to 2,000 characters, and never jams the failure path.
@@ -403,7 +405,10 @@ async fn until(store: &dyn Store, ids: &[Uuid]) {
 pub async fn missing_tables_are_named(store: &dyn Store) {
     for refused in [
         store.check().await,
-        store.claim(&everything()).await.map(drop),
+        store
+            .lease(&Relay::new(None), Duration::from_secs(1))
+            .await
+            .map(drop),
     ] {
         match refused {
             Err(error) => {

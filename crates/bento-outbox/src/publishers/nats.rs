@@ -3,25 +3,28 @@
 mod link;
 mod stream;
 
+use std::borrow::Cow;
 use std::error::Error as _;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
+use async_nats::header::{HeaderMap, HeaderName, IntoHeaderName as _};
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use url::Url;
 
-use self::link::{Link, Servers};
+use self::link::{Link, News, Servers};
 use self::stream::Stream;
 use super::options::{Options, invalid};
 use crate::cloud_event::CloudEvents;
 use crate::error::Result;
 use crate::publisher::Publisher;
-use crate::record::RejectionClass::{Config, Message, Permanent, Throttled, Unreachable};
+use crate::record::RejectionClass::{Blocked, Config, Message, Permanent, Throttled, Unreachable};
 use crate::record::{OutboxRecord, Outcome, Rejection};
 use crate::topic::Topic;
 
@@ -73,6 +76,9 @@ impl NatsPublisher {
         let mode = options.mode(events.mode)?;
         let timeout = options.duration("timeout")?.unwrap_or(TIMEOUT);
         options.finish()?;
+        if stream.as_ref().is_some_and(|name| !is_stream_name(name)) {
+            return Err(invalid("option stream is no name that a stream can have"));
+        }
         if create && (stream.is_none() || subjects.is_empty()) {
             return Err(invalid(
                 "option create needs the options stream and subjects",
@@ -105,10 +111,17 @@ impl Publisher for NatsPublisher {
         for record in batch {
             answers.push(self.send(&link, record, deadline).await);
         }
+        let mut news = link.news();
+        let mut late = pin!(sleep_until(deadline));
         let mut outcomes = Vec::with_capacity(batch.len());
         for answer in answers {
             outcomes.push(match answer {
-                Ok((subject, answer)) => self.outcome(&link, &subject, answer, deadline).await,
+                Ok((subject, answer)) => tokio::select! {
+                    biased;
+                    answer = answer.into_future() => self.outcome(&subject, answer),
+                    outcome = News::trouble(&mut news, &subject) => outcome,
+                    () = &mut late => self.unanswered(),
+                },
                 Err(rejection) => rejection.into(),
             });
         }
@@ -211,8 +224,12 @@ impl NatsPublisher {
         let subject = self.topic.of(record)?;
         check_subject(&subject)?;
         let mut headers = HeaderMap::new();
-        for (name, value) in &event.attributes {
-            headers.insert(format!("ce-{name}"), &*CloudEvents::header_value(value));
+        for (name, value) in event.attributes {
+            let encoded = match CloudEvents::header_value(&value) {
+                Cow::Owned(encoded) => encoded,
+                Cow::Borrowed(_) => value.into_owned(),
+            };
+            headers.insert(header_name(name), encoded);
         }
         for (name, value) in event.headers {
             headers.insert(name, value);
@@ -229,19 +246,7 @@ impl NatsPublisher {
     }
 
     /// What the server's answer means.
-    async fn outcome(
-        &self,
-        link: &Link,
-        subject: &str,
-        answer: PublishAckFuture,
-        deadline: Instant,
-    ) -> Outcome {
-        let answer = tokio::select! {
-            biased;
-            answer = answer.into_future() => answer,
-            outcome = link.trouble(subject) => return outcome,
-            () = sleep_until(deadline) => return self.unanswered(),
-        };
+    fn outcome(&self, subject: &str, answer: Result<PublishAck, PublishError>) -> Outcome {
         let error = match answer {
             // A duplicate is acknowledged like any other: the stream has the event.
             Ok(ack) if self.expects(&ack.stream) => return Outcome::Acked,
@@ -252,11 +257,13 @@ impl NatsPublisher {
             Err(error) => error,
         };
         match error.kind() {
-            PublishErrorKind::StreamNotFound => misconfigured(format!(
-                "no stream captures subject {subject}: create one, or have it created by \
-                 ?stream=NAME&create=true&subjects=… in bus_url"
-            ))
-            .into(),
+            PublishErrorKind::StreamNotFound => Outcome::rejected(
+                Blocked,
+                format!(
+                    "no stream captures subject {subject}: create one, or have it created by \
+                     ?stream=NAME&create=true&subjects=… in bus_url"
+                ),
+            ),
             PublishErrorKind::TimedOut => self.unanswered(),
             _ => match error.source().and_then(|source| source.downcast_ref()) {
                 Some(refusal) => refused(subject, refusal),
@@ -280,6 +287,29 @@ impl NatsPublisher {
     fn silent(&self) -> Rejection {
         unreachable(format!("{} did not answer in time", self.servers))
     }
+}
+
+fn is_stream_name(name: &str) -> bool {
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || ".*>/\\".contains(c);
+    !name.is_empty() && !name.contains(forbidden)
+}
+
+/// The header of an attribute. Most events have these names: not to build them is half the work.
+fn header_name(attribute: &str) -> HeaderName {
+    macro_rules! known {
+        ($($name:literal)+) => {
+            match attribute {
+                $($name => return HeaderName::from_static(concat!("ce-", $name)),)+
+                _ => {}
+            }
+        };
+    }
+    known! {
+        "specversion" "id" "source" "type" "time" "subject" "datacontenttype" "dataschema"
+        "tenantid" "aggregatetype" "schemaversion" "sequence" "partitionkey"
+        "traceparent" "tracestate" "correlationid" "causationid"
+    }
+    format!("ce-{attribute}").into_header_name()
 }
 
 /// Refuses a subject that the server would not take for one subject, or take for a command.
@@ -356,6 +386,7 @@ mod tests {
             ("nats:h", "path"),
             ("nats://s3cret@h?strem=x", "servers, mode, timeout"),
             ("nats://s3cret@h?create=true&stream=S", "subjects"),
+            ("nats://s3cret@h?stream=a%0D%0Ab", "stream"),
             ("nats://s3cret@h?subjects=a", "create"),
             ("nats://s3cret@h?servers=b/c", "servers"),
             ("nats://s3cret@h?timeout=0", "timeout"),

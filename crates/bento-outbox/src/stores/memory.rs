@@ -1,18 +1,20 @@
 //! A store in memory: for tests and examples, and the model of the others.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::error::{ERROR_MESSAGE_CHARS_MAX, Result};
+use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::record::{OutboxRecord, Status};
+use crate::record::{Delivery, OutboxRecord, Status};
 use crate::store::{
-    Appended, Claim, Claimed, Isolation, Savepoint, Settlement, Store, TenantStatus,
-    TransactionalStore, Verdict,
+    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Isolation, Lease, PARTITIONS, Relay,
+    Savepoint, Settle, Store, TenantStatus, TransactionalStore, Verdict,
 };
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
@@ -38,6 +40,17 @@ struct Shared {
 struct Rows {
     seq: i64,
     records: Vec<OutboxRecord>,
+    /// Records born leased: to whom, and until when.
+    births: HashMap<Uuid, (Uuid, Timestamp)>,
+    relays: HashMap<Uuid, (String, Timestamp)>,
+    leases: HashMap<String, Vec<Held>>,
+}
+
+/// A partition: its epoch, and who holds it until when.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    epoch: i64,
+    owner: Option<(Uuid, Timestamp)>,
 }
 
 /// An open transaction on a [`MemoryStore`]: what it appended is seen by nobody before its commit.
@@ -51,6 +64,7 @@ pub struct MemoryTransaction {
 pub struct MemoryConnection {
     shared: Arc<Shared>,
     staged: Vec<OutboxRecord>,
+    births: HashMap<Uuid, (Uuid, Timestamp)>,
     savepoints: Vec<usize>,
 }
 
@@ -77,14 +91,82 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn claim(&self, claim: &Claim) -> Result<Claimed> {
+    async fn lease(&self, relay: &Relay, term: Duration) -> Result<Vec<Lease>> {
         let now = Timestamp::now();
-        let rows = self.rows();
+        let until = now.after(term);
+        let scope = relay.scope();
+        let mut rows = self.rows();
+        // Who is refused leaves nothing behind, and whoever runs is not asked again.
+        rows.relays.retain(|_, (_, until)| *until > now);
+        let mut live = rows.relays.values().map(|(scope, _)| scope);
+        if !rows.relays.contains_key(&relay.id)
+            && let Some(other) = live.find(|other| Relay::scopes_collide(&scope, other))
+        {
+            return Err(Error::new(
+                ErrorKind::InvalidSetting,
+                format!(
+                    "tenants: another relay is running for tenants {other:?}, this one is for {scope:?}"
+                ),
+            ));
+        }
+        rows.relays.insert(relay.id, (scope.clone(), until));
+        let live = rows.relays.values();
+        let share = Relay::fair_share(live.filter(|(other, _)| *other == scope).count());
+        let partitions = rows
+            .leases
+            .entry(scope)
+            .or_insert_with(|| vec![Held::default(); usize::from(PARTITIONS)]);
+        let mut mine = 0;
+        for held in partitions
+            .iter_mut()
+            .filter(|held| held.owner.is_some_and(|(owner, _)| owner == relay.id))
+        {
+            mine += 1;
+            held.owner = (mine <= share).then_some((relay.id, until));
+        }
+        let mut leases = Vec::new();
+        for (partition, held) in (0..).zip(partitions.iter_mut()) {
+            let mut from_the_dead = false;
+            if mine < share && held.owner.is_none_or(|(_, until)| until < now) {
+                mine += 1;
+                from_the_dead = held.owner.is_some();
+                *held = Held {
+                    epoch: held.epoch + 1,
+                    owner: Some((relay.id, until)),
+                };
+            }
+            if held.owner.is_some_and(|(owner, _)| owner == relay.id) {
+                leases.push(Lease {
+                    partition,
+                    epoch: held.epoch,
+                    from_the_dead,
+                });
+            }
+        }
+        Ok(leases)
+    }
+
+    async fn release(&self, relay: &Relay) -> Result<()> {
+        let mut rows = self.rows();
+        rows.relays.remove(&relay.id);
+        for held in rows.leases.values_mut().flatten() {
+            held.owner = held.owner.filter(|(owner, _)| *owner != relay.id);
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed> {
+        let now = Timestamp::now();
+        let mut rows = self.rows();
         let mut claimed = Claimed::default();
         let mut held: Vec<&OutboxRecord> = Vec::new();
+        let fence = Fence::Leases {
+            relay: claim.relay,
+            leases: claim.leases,
+        };
         for record in &rows.records {
-            let theirs = claim
-                .tenants
+            let tenants = &claim.relay.tenants;
+            let theirs = tenants
                 .as_ref()
                 .is_some_and(|ours| !ours.contains(&record.tenant));
             let status = record.delivery.status;
@@ -99,44 +181,82 @@ impl Store for MemoryStore {
                 && held
                     .iter()
                     .any(|earlier| earlier.ordering_key() == record.ordering_key());
+            let born = rows
+                .births
+                .get(&record.id)
+                .is_some_and(|(_, until)| *until > now);
             let due = status == Status::New
+                && !born
                 && record.available_at <= now
                 && record.delivery.retry_at.is_none_or(|at| at <= now);
-            if due && !is_held && claimed.records.len() < claim.limit as usize {
-                claimed.records.push(record.clone());
-            } else if !due || is_held {
+            let partition = partition(record);
+            if !due || is_held {
                 held.push(record);
+            } else if claim
+                .leases
+                .iter()
+                .all(|lease| lease.partition != partition)
+            {
+                claimed.elsewhere = true;
+            } else if rows.births.contains_key(&record.id)
+                && rows.writable(&fence, record.id).is_none()
+            {
+                // Nobody takes over who has lost the partition.
+                held.push(record);
+            } else if claimed.records.len() < claim.limit as usize {
+                claimed.records.push(record.clone());
             }
         }
-        claimed.waiting = claimed.records.is_empty()
-            && held
+        let waits = claimed.elsewhere
+            || held
                 .iter()
                 .any(|record| record.delivery.status == Status::New);
+        claimed.waiting = claimed.records.is_empty() && waits;
+        claimed.elsewhere &= claimed.records.is_empty();
+        for record in &mut claimed.records {
+            if rows.births.remove(&record.id).is_some() {
+                record.lost_attempts += 1;
+                if let Some(kept) = rows.records.iter_mut().find(|kept| kept.id == record.id) {
+                    kept.lost_attempts += 1;
+                }
+            }
+        }
         Ok(claimed)
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<u64> {
+    async fn attempt(&self, fence: &Fence<'_>, id: Uuid) -> Result<Option<u32>> {
+        let mut rows = self.rows();
+        let Some(at) = rows.writable(fence, id) else {
+            return Ok(None);
+        };
+        rows.records[at].lost_attempts += 1;
+        Ok(Some(rows.records[at].lost_attempts))
+    }
+
+    async fn settle(&self, settle: &Settle<'_>) -> Result<u64> {
         let now = Timestamp::now();
         let mut rows = self.rows();
         let mut changed = 0;
-        for settlement in settlements {
-            let found = rows
-                .records
-                .iter_mut()
-                .find(|record| record.id == settlement.id);
-            let Some(delivery) = found
-                .map(|record| &mut record.delivery)
-                .filter(|d| d.status == Status::New)
-            else {
+        for settlement in settle.settlements {
+            let Some(at) = rows.writable(&settle.fence, settlement.id) else {
                 continue;
             };
             changed += 1;
+            rows.births.remove(&settlement.id);
+            let record = &mut rows.records[at];
+            record.lost_attempts = match settlement.verdict {
+                Verdict::HandOver => record.lost_attempts.saturating_sub(1),
+                _ => 0,
+            };
+            let delivery = &mut record.delivery;
+            delivery.retry_at = None;
             match &settlement.verdict {
+                Verdict::Sent if !settle.keep_sent => drop(rows.records.remove(at)),
                 Verdict::Sent => {
                     delivery.status = Status::Sent;
-                    delivery.retry_at = None;
                     delivery.sent_at = Some(now);
                 }
+                Verdict::HandOver => {}
                 Verdict::Retry {
                     after,
                     counts,
@@ -149,7 +269,6 @@ impl Store for MemoryStore {
                 Verdict::Dead { counts, reason } => {
                     delivery.status = Status::Err;
                     delivery.retry_cnt += u32::from(*counts);
-                    delivery.retry_at = None;
                     delivery.error_message = Some(cut(reason));
                 }
             }
@@ -209,6 +328,138 @@ impl Store for MemoryStore {
         }
         Ok(tenants.into_values().collect())
     }
+
+    async fn held_keys(&self, limit: u32) -> Result<Vec<HeldKey>> {
+        let now = Timestamp::now();
+        let rows = self.rows();
+        let mut held = Vec::new();
+        for (at, record) in rows.records.iter().enumerate() {
+            let delivery = &record.delivery;
+            let because = match delivery.status {
+                Status::Err => "dead",
+                Status::New if delivery.retry_at.is_some_and(|until| until > now) => "retrying",
+                Status::New if record.available_at > now => "delayed",
+                _ => continue,
+            };
+            let Some(key) = record.ordering_key() else {
+                continue;
+            };
+            let behind = rows.records[at + 1..].iter().filter(|later| {
+                later.delivery.status == Status::New && later.ordering_key() == Some(key)
+            });
+            let waiting = behind.count() as u64;
+            if waiting > 0 && held.len() < limit as usize {
+                held.push(HeldKey {
+                    tenant_id: record.tenant.to_string(),
+                    aggregate_type: key.kind.map(Into::into),
+                    aggregate_id: key.id.into(),
+                    id: record.id,
+                    because: because.into(),
+                    until: match because {
+                        "retrying" => delivery.retry_at,
+                        "delayed" => Some(record.available_at),
+                        _ => None,
+                    },
+                    waiting,
+                });
+            }
+        }
+        Ok(held)
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &Filter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<OutboxRecord>> {
+        let rows = self.rows();
+        let dead = rows
+            .records
+            .iter()
+            .filter(|record| record.delivery.status == Status::Err);
+        let matching = dead.filter(|record| record.seq > after && filter.matches(record));
+        Ok(matching.take(limit as usize).cloned().collect())
+    }
+
+    async fn retry(&self, ids: &[Uuid]) -> Result<u64> {
+        let mut rows = self.rows();
+        let dead = rows
+            .records
+            .iter_mut()
+            .filter(|record| record.delivery.status == Status::Err);
+        let mut changed = 0;
+        for record in dead.filter(|record| ids.contains(&record.id)) {
+            let error_message = record.delivery.error_message.take();
+            record.delivery = Delivery {
+                error_message,
+                ..Delivery::default()
+            };
+            record.lost_attempts = 0;
+            changed += 1;
+        }
+        Ok(changed)
+    }
+
+    async fn discard(&self, ids: &[Uuid]) -> Result<u64> {
+        let mut rows = self.rows();
+        let before = rows.records.len();
+        rows.records
+            .retain(|record| record.delivery.status != Status::Err || !ids.contains(&record.id));
+        Ok((before - rows.records.len()) as u64)
+    }
+
+    async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
+        let now = Timestamp::now();
+        let mut left = limit;
+        let mut rows = self.rows();
+        rows.records.retain(|record| {
+            let old = record
+                .delivery
+                .sent_at
+                .is_some_and(|at| at.until(now) > age);
+            let goes = record.delivery.status == Status::Sent && old && left > 0;
+            left -= u32::from(goes);
+            !goes
+        });
+        Ok(u64::from(limit - left))
+    }
+}
+
+impl Rows {
+    /// Where the record is that the fence may write; none when it is settled, or another's.
+    fn writable(&self, fence: &Fence<'_>, id: Uuid) -> Option<usize> {
+        let at = self.records.iter().position(|record| record.id == id)?;
+        let record = &self.records[at];
+        let held = match fence {
+            Fence::Birth(owner) => self
+                .births
+                .get(&id)
+                .is_some_and(|(born_to, _)| born_to == owner),
+            Fence::Leases { relay, leases } => leases.iter().any(|lease| {
+                let held = self
+                    .leases
+                    .get(&relay.scope())
+                    .and_then(|all| all.get(usize::from(lease.partition)));
+                lease.partition == partition(record)
+                    && held.is_some_and(|held| {
+                        held.epoch == lease.epoch
+                            && held.owner.is_some_and(|(owner, _)| owner == relay.id)
+                    })
+            }),
+        };
+        (held && record.delivery.status == Status::New).then_some(at)
+    }
+}
+
+/// The partition of a record: of its ordering key, or of its id where it has none.
+fn partition(record: &OutboxRecord) -> u16 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    match record.ordering_key() {
+        Some(key) => key.hash(&mut hasher),
+        None => record.id.hash(&mut hasher),
+    }
+    u16::try_from(hasher.finish() % u64::from(PARTITIONS)).unwrap_or(0)
 }
 
 fn ids<'a>(records: impl IntoIterator<Item = &'a OutboxRecord>) -> HashSet<Uuid> {
@@ -228,6 +479,7 @@ impl TransactionalStore for MemoryStore {
         let connection = MemoryConnection {
             shared: self.shared.clone(),
             staged: Vec::new(),
+            births: HashMap::new(),
             savepoints: Vec::new(),
         };
         Ok(MemoryTransaction { connection })
@@ -242,6 +494,7 @@ impl TransactionalStore for MemoryStore {
         connection: &mut MemoryConnection,
         tenant: &Tenant,
         events: &[Event],
+        birth: Option<&Birth>,
     ) -> Result<Appended> {
         let mut rows = connection
             .shared
@@ -251,16 +504,29 @@ impl TransactionalStore for MemoryStore {
         let now = Timestamp::now();
         let mut there = ids(rows.records.iter().chain(&connection.staged));
         let mut appended = Appended::default();
+        // What this transaction appended before is earlier too; what this append adds is not.
+        let earlier = connection.staged.clone();
         for event in events {
             if !there.insert(event.id) {
                 appended.duplicates.push(event.id);
                 continue;
             }
             rows.seq += 1;
-            connection
-                .staged
-                .push(OutboxRecord::of(event, tenant, rows.seq, now));
             appended.ids.push(event.id);
+            let record = OutboxRecord::of(event, tenant, rows.seq, now);
+            let waits = |earlier: &OutboxRecord| {
+                earlier.delivery.status != Status::Sent
+                    && earlier.ordering_key() == record.ordering_key()
+            };
+            let first =
+                record.ordering_key().is_none() || !rows.records.iter().chain(&earlier).any(waits);
+            if let Some(birth) = birth.filter(|_| first && record.available_at <= now) {
+                connection
+                    .births
+                    .insert(record.id, (birth.owner, now.after(birth.term)));
+                appended.leased.push(record.clone());
+            }
+            connection.staged.push(record);
         }
         Ok(appended)
     }
@@ -283,8 +549,10 @@ impl TransactionalStore for MemoryStore {
 
     async fn commit(&self, transaction: MemoryTransaction, _appended: &Appended) -> Result<()> {
         let mut rows = self.rows();
+        let mut births = transaction.connection.births;
         let mut there = ids(&rows.records);
         for record in transaction.connection.staged {
+            rows.births.extend(births.remove_entry(&record.id));
             if there.insert(record.id) {
                 let at = rows.records.partition_point(|there| there.seq < record.seq);
                 rows.records.insert(at, record);

@@ -1,10 +1,15 @@
 //! What the stores on sqlx share: migrations, and what their errors mean.
 
+use std::collections::{HashMap, HashSet};
+
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
+use uuid::Uuid;
+
 use super::Tables;
 use crate::error::{Error, ErrorKind, Result};
+use crate::record::OutboxRecord;
 
 /// A migration: version, name, and SQL in which `{schema}` and `{table}` are filled in.
 pub(crate) type Step = (i64, &'static str, &'static str);
@@ -76,6 +81,42 @@ impl Tables {
     }
 }
 
+/// Keeps, of records that were to be taken from their owners, those that were, with the lost
+/// attempts counted. Nothing of a key goes on past a record that is still its owner's.
+pub(crate) fn keep_taken(
+    records: &mut Vec<OutboxRecord>,
+    orphans: &[Uuid],
+    taken: &HashMap<Uuid, u32>,
+) {
+    let mut kept_back: HashSet<String> = HashSet::new();
+    records.retain_mut(|record| {
+        let key = record.ordering_key().map(|key| key.to_string());
+        if key.as_ref().is_some_and(|key| kept_back.contains(key)) {
+            return false;
+        }
+        match taken.get(&record.id) {
+            Some(lost_attempts) => record.lost_attempts = *lost_attempts,
+            None if orphans.contains(&record.id) => {
+                kept_back.extend(key);
+                return false;
+            }
+            None => {}
+        }
+        true
+    });
+}
+
+/// Two relays whose tenants overlap would both publish the same events.
+pub(crate) fn colliding(scope: &str, other: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidSetting,
+        format!(
+            "tenants: another relay is running for tenants {other:?}, this one is for {scope:?}; relays of one \
+             outbox must carry the same tenants, or tenants that do not overlap"
+        ),
+    )
+}
+
 /// A database error met inside a unit of work, so that `?` works on the caller's own statements.
 impl From<sqlx::Error> for Error {
     fn from(cause: sqlx::Error) -> Self {
@@ -139,6 +180,16 @@ fn answered(code: &str, message: &str) -> ErrorKind {
 /// What an error of the migrations means.
 pub(crate) fn migrate_error(error: MigrateError) -> Error {
     match error {
+        MigrateError::Execute(sqlx::Error::Database(answer))
+        | MigrateError::ExecuteMigration(sqlx::Error::Database(answer), _)
+            if answer.message().contains("already exists") =>
+        {
+            Error::new(
+                ErrorKind::Schema,
+                "there is a table of that name which bento-outbox did not make: choose another by the setting `table`",
+            )
+            .because(sqlx::Error::Database(answer))
+        }
         MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => {
             self::error("applying a migration", cause)
         }

@@ -22,6 +22,7 @@ const WORDS: &[&str] = &[
 const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
     "bus",
+    "immediate",
     "inbox",
     "outbox",
     "projector",

@@ -1,7 +1,8 @@
 //! `demo`: the whole idea in a few seconds, on SQLite in a temporary folder.
 //!
-//! An order service commits orders with their events, some payments are declined and roll both
-//! back, and a projector publishes to the terminal whatever was committed.
+//! An order service commits orders with their events, and publishes them to the terminal right
+//! after the commit; some payments are declined and roll both back. A projector beside it takes
+//! what is left over.
 
 mod screen;
 mod shop;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bento_outbox::stores::{SqliteStore, Tables};
-use bento_outbox::{Outbox, Projector, ProjectorSettings, Publisher, Store as _};
+use bento_outbox::{ImmediateSettings, Outbox, Projector, ProjectorSettings, Store as _};
 use clap::Args;
 use tokio::sync::oneshot;
 
@@ -20,7 +21,7 @@ use crate::failure::{Failure, Result};
 use crate::settings::Flags;
 use crate::stop::Stop;
 use crate::terminal::{Paint, say};
-use screen::Screen;
+use screen::{Door, Screen};
 use shop::{Refused, Shop};
 
 /// See it work: orders, events and a rollback or two, with nothing to set up
@@ -56,19 +57,19 @@ impl Demo {
         screen.title(
             "Orders are committed together with their events; what is committed is published.",
         );
-        let projector = Projector::new(
-            Arc::new(store.clone()),
-            screen.clone() as Arc<dyn Publisher>,
-            settings(),
-        );
+        let (at_once, beside) = (Door::to(&screen), Door::to(&screen));
+        let projector = Projector::new(Arc::new(store.clone()), beside, settings());
         let (close, closed) = oneshot::channel::<()>();
         let relay = tokio::spawn({
             let projector = projector.clone();
             async move { projector.run(async { drop(closed.await) }).await }
         });
 
-        let shop = Shop::open(Outbox::new(store.clone())).await?;
+        let outbox =
+            Outbox::new(store).publish_with_settings(at_once.clone(), ImmediateSettings::default());
+        let shop = Shop::open(outbox).await?;
         let orders = self.orders_placed(&shop, &screen, &stop).await?;
+        shop.closed().await;
 
         // The relay stops as it does at SIGTERM; what it had not seen yet is carried now.
         drop(close);
@@ -79,7 +80,8 @@ impl Demo {
         if screen.is_closed() {
             return screen.closed().map(|()| ExitCode::SUCCESS);
         }
-        self.summarise(&orders, &screen, shop.orders_in_database().await?)?;
+        let in_database = shop.orders_in_database().await?;
+        summarise(&orders, &screen, at_once.passed(), in_database)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -105,50 +107,65 @@ impl Demo {
         }
         Ok(orders)
     }
+}
 
-    /// Says what happened, counted where it arrived and not where it was meant to.
-    fn summarise(&self, orders: &Orders, screen: &Screen, in_database: u64) -> Result<()> {
-        let paint = Paint::stderr();
-        let published = screen.published();
-        let phantoms = published
-            .of_orders
-            .intersection(&orders.rolled_back)
-            .count();
-        let silent = orders.placed.difference(&published.of_orders).count();
-        if phantoms > 0 || silent > 0 || in_database != orders.placed.len() as u64 {
-            return Err(Failure::failed(format!(
-                "the outbox broke its promise, please report it: {phantoms} rolled-back orders were published, \
-                 {silent} placed orders were not, {in_database} orders are in the database and {} were placed",
-                orders.placed.len()
-            )));
-        }
-        let (placed, rolled_back) = (orders.placed.len(), orders.rolled_back.len());
-        say("");
+/// Says what happened, counted where it arrived and not where it was meant to.
+fn summarise(orders: &Orders, screen: &Screen, at_once: u64, in_database: u64) -> Result<()> {
+    let paint = Paint::stderr();
+    let published = screen.published();
+    let phantoms = published
+        .of_orders
+        .intersection(&orders.rolled_back)
+        .count();
+    let silent = orders.placed.difference(&published.of_orders).count();
+    if phantoms > 0 || silent > 0 || in_database != orders.placed.len() as u64 {
+        return Err(Failure::failed(format!(
+            "the outbox broke its promise, please report it: {phantoms} rolled-back orders were published, \
+             {silent} placed orders were not, {in_database} orders are in the database and {} were placed",
+            orders.placed.len()
+        )));
+    }
+    let (placed, rolled_back) = (orders.placed.len(), orders.rolled_back.len());
+    say("");
+    say(format!(
+        "{} {}, {} {}, {} {}",
+        paint.bold(&placed.to_string()),
+        if placed == 1 {
+            "order placed"
+        } else {
+            "orders placed"
+        },
+        paint.bold(&rolled_back.to_string()),
+        "rolled back",
+        paint.bold(&published.events.to_string()),
+        if published.events == 1 {
+            "event published"
+        } else {
+            "events published"
+        },
+    ));
+    if published.events > 0 {
+        say(path_taken(published.events, at_once));
+    }
+    if rolled_back > 0 {
         say(format!(
-            "{} {}, {} {}, {} {}",
-            paint.bold(&placed.to_string()),
-            if placed == 1 {
-                "order placed"
-            } else {
-                "orders placed"
-            },
-            paint.bold(&rolled_back.to_string()),
-            "rolled back",
-            paint.bold(&published.events.to_string()),
-            if published.events == 1 {
-                "event published"
-            } else {
-                "events published"
-            },
+            "{} of the orders that were rolled back, though each had raised its event before its card was declined",
+            paint.bold("None")
         ));
-        if rolled_back > 0 {
-            say(format!(
-                "{} of the orders that were rolled back, though each had raised its event before its card was declined",
-                paint.bold("None")
-            ));
-        }
-        say(next_steps(paint));
-        Ok(())
+    }
+    say(next_steps(paint));
+    Ok(())
+}
+
+/// Which way the events went out.
+fn path_taken(events: u64, at_once: u64) -> String {
+    match events - at_once.min(events) {
+        0 => "Each right after its commit; the projector beside the service takes what a crash or an absent bus leaves \
+              over"
+            .into(),
+        left => format!(
+            "{at_once} right after their commit, {left} by the projector beside the service"
+        ),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bento_outbox::{CloudEvents, OutboxRecord, Outcome, Publisher, Rejection, RejectionClass};
@@ -102,6 +103,43 @@ impl Screen {
         self.published
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of the ways to the screen, which counts what passes.
+pub(super) struct Door {
+    screen: Arc<Screen>,
+    passed: AtomicU64,
+}
+
+impl Door {
+    pub(super) fn to(screen: &Arc<Screen>) -> Arc<Self> {
+        Arc::new(Self {
+            screen: screen.clone(),
+            passed: AtomicU64::new(0),
+        })
+    }
+
+    /// How many events went through here.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+}
+
+#[async_trait]
+impl Publisher for Door {
+    async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
+        let outcomes = self.screen.publish(batch).await;
+        let acked = outcomes
+            .iter()
+            .filter(|outcome| **outcome == Outcome::Acked);
+        self.passed
+            .fetch_add(acked.count() as u64, Ordering::Relaxed);
+        outcomes
+    }
+
+    async fn check(&self) -> Result<(), Rejection> {
+        self.screen.check().await
     }
 }
 

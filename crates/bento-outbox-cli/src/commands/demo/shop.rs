@@ -128,6 +128,11 @@ impl Shop {
         Ok(order.id)
     }
 
+    /// Returns when the events of every order are out, or left to the projector.
+    pub(super) async fn closed(&self) {
+        self.outbox.flushed().await;
+    }
+
     /// How many orders the database has: those that were placed.
     pub(super) async fn orders_in_database(&self) -> Result<u64> {
         let count: i64 = sqlx::query_scalar("select count(*) from orders")

@@ -1,5 +1,5 @@
-//! The promises to break, in the order of the seam: writing, what is written, claiming, settling,
-//! looking.
+//! The promises to break, in the order of the seam: writing, what is written, leasing, claiming,
+//! settling, births, looking, the operator's verbs.
 
 macro_rules! faults {
     ($($(#[$doc:meta])+ $fault:ident,)+) => {
@@ -54,6 +54,8 @@ faults! {
     ForgetsTheEventsTenant,
     /// The kind of the aggregate is not kept.
     DropsAggregateKind,
+    /// The kind of an aggregate without an id is not kept.
+    DropsKindWithoutId,
     /// An aggregate without a kind gets an empty one.
     InventsAggregateKind,
     /// Schema and version are not kept.
@@ -78,6 +80,45 @@ faults! {
     OverwritesCreatedAt,
     /// The writer's `available_at` is not kept.
     ForgetsAvailableAt,
+
+    /// A partition is taken although a live relay holds it.
+    TakesWhatIsHeld,
+    /// A lease never runs out.
+    LeasesForEver,
+    /// The epoch stays when a partition is taken from the dead.
+    KeepsEpochsOfTheDead,
+    /// The epoch stays when a partition that was given back is taken.
+    KeepsEpochsOfTheReleased,
+    /// Renewing raises the epoch.
+    RaisesEpochsAtRenewal,
+    /// It is never said that a partition was taken from the dead.
+    NeverFromTheDead,
+    /// Every partition is said to be taken from the dead.
+    AlwaysFromTheDead,
+    /// It is said at every renewal that a partition was taken from the dead.
+    TellsTheDeadAgain,
+    /// Giving back does nothing.
+    ReleasesNothing,
+    /// Giving back takes everybody's partitions away.
+    ReleasesEverybodys,
+    /// A relay that gave its partitions back still has a share.
+    CountsTheReleased,
+    /// Who came first gives nothing back.
+    FirstKeepsAll,
+    /// Who comes takes more than its share.
+    TakesAllThatIsFree,
+    /// Relays that have died still have a share.
+    SharesWithTheDead,
+    /// Relays of other tenants have a share as well.
+    SharesWithOtherScopes,
+    /// Relays of different tenants lease the same partitions.
+    ScopesShareLeases,
+    /// The same tenants in another order are others.
+    ScopesByTheOrderOfTenants,
+    /// Relays whose tenants overlap are not refused.
+    IgnoresCollisions,
+    /// A relay that is refused counts as running, so that the others are refused as well.
+    RefusedRelaysStay,
 
     /// A claim reads all there is.
     IgnoresLimit,
@@ -125,7 +166,49 @@ faults! {
     WaitsForOthers,
     /// Dead letters wait.
     WaitsForTheDead,
+    /// A claim reads what is in others' partitions.
+    ClaimsBeyondItsPartitions,
+    /// Nothing is ever due elsewhere.
+    NeverElsewhere,
+    /// Something is always due elsewhere.
+    AlwaysElsewhere,
+    /// What waits in others' partitions is due there.
+    WhatWaitsIsElsewhere,
+    /// A claim does not tell how many attempts left no result.
+    HidesLostAttempts,
 
+    /// Anybody settles anything that is new.
+    SettlesUnfenced,
+    /// A relay settles under an epoch that is over.
+    SettlesUnderAnyEpoch,
+    /// A relay settles in the partitions of another.
+    SettlesForAnyRelay,
+    /// Who holds a partition settles in all of them.
+    SettlesBeyondItsPartitions,
+    /// Anybody counts attempts of anything that is new.
+    AttemptsUnfenced,
+    /// Attempts of what is settled are counted.
+    AttemptsTheSettled,
+    /// An attempt is not counted.
+    ForgetsAttempts,
+    /// The number of attempts is that before this one.
+    CountsAttemptsFromZero,
+    /// A known result leaves the attempts without one as they are.
+    ResultsKeepLostAttempts,
+    /// What is handed over keeps the attempt that was none.
+    HandOverKeepsTheLostAttempt,
+    /// What is handed over loses the attempts of others as well.
+    HandOverForgetsLostAttempts,
+    /// Handing over is a failure.
+    CountsHandOvers,
+    /// Handing over does nothing, and says that it did.
+    LosesHandOvers,
+    /// What is sent is deleted, although it is to be kept.
+    DeletesTheSent,
+    /// What is sent is kept, although it is to be deleted.
+    KeepsTheSent,
+    /// Where the sent are deleted, the dead are as well.
+    DeletesTheDead,
     /// What is settled can be settled again.
     SettlesTwice,
     /// Only the first of several settlements is written.
@@ -153,6 +236,49 @@ faults! {
     /// It is not kept when an event was sent.
     ForgetsSentAt,
 
+    /// Born leased although a new one of its key is there.
+    BornThoughNewWaits,
+    /// Born leased although a dead one of its key is there.
+    BornThoughDeadWaits,
+    /// Born leased although its transaction wrote one of its key before.
+    BornThoughItsTransactionHasMore,
+    /// Born leased before its time.
+    BornThoughDelayed,
+    /// Not born leased when one of its key was sent.
+    NotBornAfterTheSent,
+    /// Nothing is born leased.
+    NeverBorn,
+    /// What is born leased waits for others' events.
+    BirthKeyWithoutTenant,
+    /// What is born leased waits for another kind of aggregate.
+    BirthKeyWithoutKind,
+    /// One event without an aggregate is born leased.
+    OrdersTheUnorderedBorn,
+    /// Events that are there already are said to be born leased.
+    LeasesDuplicates,
+    /// The leased records are told last first.
+    LeasesLastFirst,
+    /// The leased records are told to be the unit's tenant's.
+    LeasesForTheUnitsTenant,
+    /// Later events of its key do not wait for the one that is born leased.
+    OvertakesTheBorn,
+    /// Relays read what is born leased.
+    ClaimsTheBorn,
+    /// A birth lease never ends.
+    NeverTakesBirthsOver,
+    /// A relay that lost its partitions takes over.
+    TakesBirthsOverUnfenced,
+    /// Taking over costs no attempt.
+    CountsNoTakeOver,
+    /// Each claim takes over once more.
+    TakesOverAgainAndAgain,
+    /// From whom an event was taken may settle it.
+    KeepsTheOwnerAtTakeOver,
+    /// Anybody settles what is born leased.
+    SettlesForeignBirths,
+    /// What failed stays its owner's.
+    RetriesKeepTheOwner,
+
     /// Records are found last first.
     ReversesFinds,
     /// Only unsent records are found.
@@ -173,4 +299,99 @@ faults! {
     NeverHints,
     /// Who waits for a hint is woken at once.
     AlwaysHints,
+
+    /// Keys held by a delayed event are not told.
+    HidesDelayedKeys,
+    /// Keys held by a failed event are not told.
+    HidesRetryingKeys,
+    /// Keys held by a dead letter are not told.
+    HidesDeadKeys,
+    /// Every key that is held is held by a delayed event.
+    CallsEverythingDelayed,
+    /// It is not told until when a key is held.
+    HidesUntilWhen,
+    /// It is not told of what kind the aggregate is.
+    HidesTheKindOfHeldKeys,
+    /// Keys are told of which nothing waits.
+    TellsOfWhatHoldsNothing,
+    /// Keys are told that nothing holds.
+    TellsOfWhatGoesOn,
+    /// All keys are told, however many.
+    TellsAllHeldKeys,
+    /// What holds the key waits as well.
+    CountsTheHolderAsWaiting,
+    /// What is sent waits.
+    CountsTheSentAsWaiting,
+    /// What is dead waits.
+    CountsTheDeadAsWaiting,
+    /// Others' events of an aggregate with the same name wait.
+    HeldKeysWithoutTenant,
+
+    /// Dead letters are everybody's.
+    FiltersByNoTenant,
+    /// Dead letters are of any type.
+    FiltersByNoType,
+    /// Dead letters are of any aggregate.
+    FiltersByNoAggregate,
+    /// Dead letters are of any time before.
+    FiltersByNoSince,
+    /// Dead letters are of any time after.
+    FiltersByNoUntil,
+    /// Dead letters have any id.
+    FiltersByNoIds,
+    /// An empty list of ids is none.
+    TakesNoIdsForAny,
+    /// What was written at the first moment is left out.
+    SinceIsExclusive,
+    /// What was written at the last moment is there.
+    UntilIsInclusive,
+    /// Every page begins with the first letter.
+    PagesFromTheFirst,
+    /// A page begins with the last letter of the one before.
+    PagesRepeatTheLast,
+    /// A page has all letters.
+    IgnoresThePageLimit,
+    /// Any event is a dead letter.
+    TakesTheLivingForDead,
+    /// The last letter comes first.
+    ReversesLetters,
+
+    /// A retry makes sent events new.
+    RetriesTheSent,
+    /// A retry ends the wait of failed events.
+    RetriesTheWaiting,
+    /// A retry is of all dead letters.
+    RetriesAll,
+    /// A retry keeps the count of attempts.
+    RetriesKeepTheCount,
+    /// A retry gives another id.
+    RetriesUnderANewId,
+    /// A retry does nothing, and says that it did.
+    RetriesNothing,
+    /// What is retried waits.
+    RetriesLater,
+    /// A retry says that it changed all that was asked for.
+    SaysAllWereRetried,
+
+    /// A discard does nothing.
+    DiscardsNothing,
+    /// A discard deletes new events.
+    DiscardsTheNew,
+    /// A discard deletes sent events.
+    DiscardsTheSent,
+    /// A discard is of all dead letters.
+    DiscardsAll,
+
+    /// Nothing is purged.
+    PurgesNothing,
+    /// The age is that of the event.
+    PurgesByCreation,
+    /// Old new events are purged.
+    PurgesTheNew,
+    /// Old dead letters are purged.
+    PurgesTheDead,
+    /// All old events are purged at once.
+    PurgesWithoutLimit,
+    /// Sent events of any age are purged.
+    PurgesAtAnyAge,
 }

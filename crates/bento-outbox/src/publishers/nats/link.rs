@@ -25,7 +25,7 @@ pub(super) struct Link {
 
 /// What the server said of a connection, outside of any answer.
 #[derive(Default)]
-struct News {
+pub(super) struct News {
     lost: bool,
     /// The refusals to publish to a subject that this user has no permission for.
     forbidden: Vec<String>,
@@ -149,21 +149,31 @@ impl Link {
         !news.lost && news.forbidden.is_empty()
     }
 
+    /// The news of the connection, to be waited for beside the answers.
+    pub(super) fn news(&self) -> watch::Receiver<News> {
+        self.news.clone()
+    }
+}
+
+impl News {
     /// Waits for news that leave a message to `subject` without an answer.
-    pub(super) async fn trouble(&self, subject: &str) -> Outcome {
-        let mut news = self.news.clone();
-        let subject = format!("\"{subject}\"");
-        let forbids = |news: &News| news.forbidden.iter().any(|text| text.contains(&subject));
-        match news.wait_for(|news| news.lost || forbids(news)).await {
-            Ok(news) if forbids(&news) => {
+    pub(super) async fn trouble(news: &mut watch::Receiver<Self>, subject: &str) -> Outcome {
+        match news
+            .wait_for(|news| news.lost || news.forbids(subject))
+            .await
+        {
+            Ok(news) if news.forbids(subject) => {
                 misconfigured(format!("no permission to publish to subject {subject}")).into()
             }
             _ => Outcome::unknown("the connection was lost before the answer came"),
         }
     }
-}
 
-impl News {
+    fn forbids(&self, subject: &str) -> bool {
+        let quoted = |text: &String| text.contains(&format!("\"{subject}\""));
+        self.forbidden.iter().any(quoted)
+    }
+
     fn hear(&mut self, event: &Event) {
         match event {
             Event::Disconnected | Event::Closed => self.lost = true,

@@ -1,5 +1,9 @@
 //! PostgreSQL 13 and later.
 
+mod append;
+mod claims;
+mod leases;
+mod operate;
 mod reach;
 mod rows;
 
@@ -11,24 +15,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, Postgres, Row, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use self::rows::{COLUMNS, Failed, get, record};
 use super::Tables;
 use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Payload};
+use crate::event::Event;
 use crate::record::OutboxRecord;
 use crate::store::{
-    Appended, Claim, Claimed, Isolation, Savepoint, Settlement, Store, TenantStatus,
-    TransactionalStore, Verdict,
+    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease, Relay,
+    Savepoint, Settle, Store, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
-use crate::timestamp::Timestamp;
 
 /// An outbox in PostgreSQL. Clones share the pool.
 #[derive(Clone, Debug)]
@@ -78,6 +80,11 @@ impl PostgresStore {
     /// The pool, for the caller's own statements.
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// A table that helps, `"schema"."table_name"`.
+    fn helper(&self, name: &str) -> String {
+        format!("{}_{name}\"", self.table().trim_end_matches('"'))
     }
 
     /// `"schema"."table"`.
@@ -161,100 +168,24 @@ impl Store for PostgresStore {
             .check_version(self.version().await?, &MIGRATIONS)
     }
 
-    /// The `limit 1` keeps the planner from joining: the sub-select looks up the first waiting
-    /// record of one key, which an index answers at once.
-    async fn claim(&self, claim: &Claim) -> Result<Claimed> {
-        let table = self.table();
-        let held = match (claim.ordered, claim.dead_letters_block) {
-            (false, _) => String::new(),
-            (true, block) => format!(
-                "and (select true from {table} p
-                      where p.ordering_key = o.ordering_key and p.seq < o.seq and p.status <> 'SENT'
-                        and ({} p.status = 'NEW' and (p.retry_at > statement_timestamp()
-                                                  or p.available_at > statement_timestamp()))
-                      order by p.seq limit 1) is null",
-                if block { "p.status = 'ERR' or" } else { "" }
-            ),
-        };
-        let tenants: Option<Vec<&str>> = claim
-            .tenants
-            .as_ref()
-            .map(|tenants| tenants.iter().map(Tenant::as_str).collect());
-        let rows = sqlx::query(AssertSqlSafe(format!(
-            "select {COLUMNS} from {table} o
-             where o.status = 'NEW' and o.available_at <= statement_timestamp()
-               and (o.retry_at is null or o.retry_at <= statement_timestamp())
-               and ($1::text[] is null or o.tenant_id = any($1)) {held}
-             order by o.seq limit $2"
-        )))
-        .bind(&tenants)
-        .bind(i64::from(claim.limit))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|e| error("claiming", e))?;
-        let records = rows.iter().map(record).collect::<Result<Vec<_>>>()?;
-        let waiting = records.is_empty()
-            && sqlx::query_scalar(AssertSqlSafe(format!(
-                "select exists(select from {table} where status = 'NEW' and ($1::text[] is null or tenant_id = any($1)))"
-            )))
-            .bind(&tenants)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(|e| error("claiming", e))?;
-        Ok(Claimed { records, waiting })
+    async fn lease(&self, relay: &Relay, term: Duration) -> Result<Vec<Lease>> {
+        leases::lease(self, relay, term).await
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<u64> {
-        let table = self.table();
-        let mut sent = Vec::new();
-        let mut failed = Failed::default();
-        for settlement in settlements {
-            match &settlement.verdict {
-                Verdict::Sent => sent.push(settlement.id),
-                Verdict::Retry {
-                    after,
-                    counts,
-                    reason,
-                } => {
-                    let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-                    failed.push(settlement.id, Some(after), *counts, reason);
-                }
-                Verdict::Dead { counts, reason } => {
-                    failed.push(settlement.id, None, *counts, reason);
-                }
-            }
-        }
-        let mut changed = 0;
-        if !sent.is_empty() {
-            changed += sqlx::query(AssertSqlSafe(format!(
-                "update {table} set status = 'SENT', retry_at = null, sent_at = clock_timestamp()
-                 where id = any($1) and status = 'NEW'"
-            )))
-            .bind(&sent)
-            .execute(&self.pool)
-            .await
-            .map_err(|e| error("settling", e))?
-            .rows_affected();
-        }
-        if !failed.ids.is_empty() {
-            changed += sqlx::query(AssertSqlSafe(format!(
-                "update {table} o
-                 set status = case when f.after_ms is null then 'ERR' else 'NEW' end,
-                     retry_at = clock_timestamp() + f.after_ms * interval '1 millisecond',
-                     retry_cnt = o.retry_cnt + f.counts, error_message = f.reason
-                 from unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[]) as f(id, after_ms, counts, reason)
-                 where o.id = f.id and o.status = 'NEW'"
-            )))
-            .bind(&failed.ids)
-            .bind(&failed.after_ms)
-            .bind(&failed.counts)
-            .bind(&failed.reasons)
-            .execute(&self.pool)
-            .await
-            .map_err(|e| error("settling", e))?
-            .rows_affected();
-        }
-        Ok(changed)
+    async fn release(&self, relay: &Relay) -> Result<()> {
+        leases::release(self, relay).await
+    }
+
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed> {
+        claims::claim(self, claim).await
+    }
+
+    async fn attempt(&self, fence: &Fence<'_>, id: Uuid) -> Result<Option<u32>> {
+        claims::attempt(self, fence, id).await
+    }
+
+    async fn settle(&self, settle: &Settle<'_>) -> Result<u64> {
+        claims::settle(self, settle).await
     }
 
     async fn hint(&self) {
@@ -294,51 +225,40 @@ impl Store for PostgresStore {
     }
 
     async fn find(&self, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
-        let rows = sqlx::query(AssertSqlSafe(format!(
-            "select {COLUMNS} from {} where id = any($1) order by seq",
-            self.table()
-        )))
-        .bind(ids)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|e| error("reading events", e))?;
-        rows.iter().map(record).collect()
+        operate::find(self, ids).await
+    }
+
+    async fn inspect(&self) -> Result<Inspection> {
+        operate::inspect(self).await
     }
 
     async fn status(&self) -> Result<Vec<TenantStatus>> {
-        let rows = sqlx::query(AssertSqlSafe(format!(
-            "select tenant_id,
-                    count(*) filter (where status = 'NEW' and retry_at is null) as new,
-                    count(*) filter (where status = 'NEW' and retry_at is not null) as retrying,
-                    count(*) filter (where status = 'SENT') as sent,
-                    count(*) filter (where status = 'ERR') as dead,
-                    extract(epoch from clock_timestamp() - min(created_at) filter (where status = 'NEW'))::float8
-                        as oldest,
-                    count(*) filter (where sent_at > clock_timestamp() - interval '1 minute') / 60.0::float8 as rate
-             from {} group by tenant_id order by tenant_id collate \"C\"",
-            self.table()
-        )))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|e| error("reading the status", e))?;
-        let count = |row: &PgRow, column| {
-            row.try_get::<i64, _>(column)
-                .map(|n| u64::try_from(n).unwrap_or(0))
-                .map_err(|e| error("reading the status", e))
-        };
-        rows.iter()
-            .map(|row| {
-                Ok(TenantStatus {
-                    tenant_id: get(row, "tenant_id")?,
-                    new: count(row, "new")?,
-                    retrying: count(row, "retrying")?,
-                    sent: count(row, "sent")?,
-                    dead: count(row, "dead")?,
-                    oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
-                    sent_per_second: get(row, "rate")?,
-                })
-            })
-            .collect()
+        operate::status(self).await
+    }
+
+    async fn held_keys(&self, limit: u32) -> Result<Vec<HeldKey>> {
+        operate::held_keys(self, limit).await
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &Filter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<OutboxRecord>> {
+        operate::dead_letters(self, filter, after, limit).await
+    }
+
+    async fn retry(&self, ids: &[Uuid]) -> Result<u64> {
+        operate::retry(self, ids).await
+    }
+
+    async fn discard(&self, ids: &[Uuid]) -> Result<u64> {
+        operate::discard(self, ids).await
+    }
+
+    async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
+        operate::purge(self, age, limit).await
     }
 }
 
@@ -368,51 +288,9 @@ impl TransactionalStore for PostgresStore {
         connection: &mut PgConnection,
         tenant: &Tenant,
         events: &[Event],
+        birth: Option<&Birth>,
     ) -> Result<Appended> {
-        fn all<'a, T>(events: &'a [Event], column: impl Fn(&'a Event) -> T) -> Vec<T> {
-            events.iter().map(column).collect()
-        }
-        let written: Vec<Uuid> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "insert into {} (id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, data,
-                             content_type, key_id, headers, occurred_at, created_at, available_at)
-             select id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload::json, data,
-                    content_type, key_id, headers::json, occurred_at,
-                    coalesce(created_at, now()), coalesce(available_at, now())
-             from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[],
-                         $8::text[], $9::bytea[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
-                         $14::timestamptz[], $15::timestamptz[])
-                  with ordinality as e(id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver,
-                       payload, data, content_type, key_id, headers, occurred_at, created_at, available_at, n)
-             order by n
-             on conflict (id) do nothing
-             returning id",
-            self.table()
-        )))
-        .bind(all(events, |e| e.id))
-        .bind(all(events, |e| e.tenant.as_ref().unwrap_or(tenant).as_str()))
-        .bind(all(events, |e| e.aggregate.kind.as_deref()))
-        .bind(all(events, |e| e.aggregate.id.as_deref()))
-        .bind(all(events, |e| e.event_type.as_str()))
-        .bind(all(events, |e| e.schema_id.as_deref()))
-        .bind(all(events, |e| i32::try_from(e.schema_version).unwrap_or(i32::MAX)))
-        .bind(all(events, |e| match &e.payload {
-            Payload::Json(json) => Some(json.get()),
-            Payload::Data(_) => None,
-        }))
-        .bind(all(events, |e| match &e.payload {
-            Payload::Json(_) => None,
-            Payload::Data(data) => Some(&data[..]),
-        }))
-        .bind(all(events, |e| e.content_type.as_str()))
-        .bind(all(events, |e| e.key_id.as_deref()))
-        .bind(all(events, |e| e.headers.to_json()))
-        .bind(all(events, |e| e.occurred_at.to_chrono()))
-        .bind(all(events, |e| e.created_at.map(Timestamp::to_chrono)))
-        .bind(all(events, |e| e.available_at.map(Timestamp::to_chrono)))
-        .fetch_all(connection)
-        .await
-        .map_err(|e| error("appending events", e))?;
-        Ok(Appended::of(events, written))
+        append::append(self, connection, tenant, events, birth).await
     }
 
     async fn savepoint(

@@ -9,30 +9,44 @@ use uuid::Uuid;
 use super::super::sql::error;
 use crate::error::{ERROR_MESSAGE_CHARS_MAX, Result};
 use crate::event::Aggregate;
-use crate::record::{Delivery, OutboxRecord};
+use crate::record::{Delivery, OutboxRecord, Status};
+use crate::store::Verdict;
 use crate::timestamp::Timestamp;
 
 /// The columns that make a record, as [`record`] reads them.
 pub(super) const COLUMNS: &str = "id, seq, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, \
      payload::text as payload, data, content_type, key_id, headers::text as headers, \
-     occurred_at, created_at, available_at, status, retry_cnt, retry_at, error_message, sent_at";
+     occurred_at, created_at, available_at, lost_attempts, status, retry_cnt, retry_at, error_message, sent_at";
 
-/// The columns of failed records, for one statement.
+/// The columns of records that are not sent, for one statement.
 #[derive(Default)]
 pub(super) struct Failed {
     pub(super) ids: Vec<Uuid>,
+    pub(super) statuses: Vec<&'static str>,
     pub(super) after_ms: Vec<Option<i64>>,
     pub(super) counts: Vec<i32>,
-    pub(super) reasons: Vec<String>,
+    pub(super) reasons: Vec<Option<String>>,
 }
 
 impl Failed {
-    pub(super) fn push(&mut self, id: Uuid, after_ms: Option<i64>, counts: bool, reason: &str) {
+    pub(super) fn push(&mut self, id: Uuid, verdict: &Verdict) {
+        let (status, after, counts, reason) = match verdict {
+            Verdict::Sent => (Status::Sent, None, false, None),
+            Verdict::HandOver => (Status::New, None, false, None),
+            Verdict::Retry {
+                after,
+                counts,
+                reason,
+            } => (Status::New, Some(after), *counts, Some(reason)),
+            Verdict::Dead { counts, reason } => (Status::Err, None, *counts, Some(reason)),
+        };
         self.ids.push(id);
-        self.after_ms.push(after_ms);
+        self.statuses.push(status.as_str());
+        self.after_ms
+            .push(after.map(|after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX)));
         self.counts.push(i32::from(counts));
         self.reasons
-            .push(reason.chars().take(ERROR_MESSAGE_CHARS_MAX).collect());
+            .push(reason.map(|reason| reason.chars().take(ERROR_MESSAGE_CHARS_MAX).collect()));
     }
 }
 
@@ -78,6 +92,7 @@ pub(super) fn record(row: &PgRow) -> Result<OutboxRecord> {
         occurred_at: time("occurred_at")?,
         created_at: time("created_at")?,
         available_at: time("available_at")?,
+        lost_attempts: u32::try_from(get::<i32>(row, "lost_attempts")?).unwrap_or(0),
         delivery: Delivery {
             status: get::<&str>(row, "status")?.parse()?,
             retry_cnt: u32::try_from(get::<i32>(row, "retry_cnt")?).unwrap_or(0),

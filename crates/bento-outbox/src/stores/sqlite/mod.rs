@@ -1,5 +1,8 @@
 //! SQLite, in a file.
 
+mod claims;
+mod leases;
+mod operate;
 mod rows;
 
 use std::str::FromStr;
@@ -9,21 +12,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteRow, SqliteSynchronous,
+    SqliteSynchronous,
 };
 use sqlx::{AssertSqlSafe, Sqlite, Transaction};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use self::rows::{COLUMNS, Failed, NewRow, get, json, readable, record};
+use self::rows::{NewRow, get, json, read_time, uuid};
 use super::Tables;
 use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::record::OutboxRecord;
 use crate::store::{
-    Appended, Claim, Claimed, Isolation, Savepoint, Settlement, Store, TenantStatus,
-    TransactionalStore, Verdict,
+    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease, Relay,
+    Savepoint, Settle, Store, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -44,6 +47,14 @@ const MIGRATIONS: [Step; 1] = [(1, "outbox", include_str!("migrations/0001_outbo
 
 /// How often the file is looked at for a change by another process, while nothing is there.
 const CHANGE_POLL: Duration = Duration::from_millis(25);
+
+/// The time by the database's clock, in the form that the library writes.
+const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
+
+/// SQLite's modifier for a time that much later.
+fn later(duration: Duration) -> String {
+    format!("+{:.3} seconds", duration.as_secs_f64())
+}
 
 impl SqliteStore {
     /// The outbox in the pool's file, in the table `outbox`. [`Store::check`] tells whether the
@@ -94,11 +105,31 @@ impl SqliteStore {
         &self.pool
     }
 
+    /// `"table"`.
+    fn table(&self) -> String {
+        self.tables.fill("\"{table}\"")
+    }
+
+    /// A table that helps, `"table_name"`.
+    fn helper(&self, name: &str) -> String {
+        format!("\"{}_{name}\"", self.tables.table())
+    }
+
     fn options(url: &str) -> Result<SqliteConnectOptions> {
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err(Error::new(
                 ErrorKind::InvalidSetting,
                 "a database in memory is another one for each connection: use a file, or MemoryStore",
+            ));
+        }
+        if url
+            .trim_start_matches("sqlite:")
+            .trim_matches('/')
+            .is_empty()
+        {
+            return Err(Error::new(
+                ErrorKind::InvalidSetting,
+                "the URL names no file, as sqlite://outbox.db does",
             ));
         }
         let options = SqliteConnectOptions::from_str(url).map_err(|_| {
@@ -246,98 +277,24 @@ impl Store for SqliteStore {
         self.check_writable().await
     }
 
-    async fn claim(&self, claim: &Claim) -> Result<Claimed> {
-        let table = self.tables.fill("\"{table}\"");
-        let held = match (claim.ordered, claim.dead_letters_block) {
-            (false, _) => String::new(),
-            (true, block) => format!(
-                "and not exists (select 1 from {table} p
-                      where p.ordering_key = o.ordering_key and p.seq < o.seq and p.status <> 'SENT'
-                        and ({} p.status = 'NEW' and (julianday(p.retry_at) > julianday('now')
-                                                  or julianday(p.available_at) > julianday('now'))))",
-                if block { "p.status = 'ERR' or" } else { "" }
-            ),
-        };
-        let tenants = claim.tenants.as_ref().map(json).transpose()?;
-        let rows = sqlx::query(AssertSqlSafe(format!(
-            "select {COLUMNS} from {table} o
-             where o.status = 'NEW' and julianday(o.available_at) <= julianday('now')
-               and (o.retry_at is null or julianday(o.retry_at) <= julianday('now'))
-               and (?1 is null or o.tenant_id in (select value from json_each(?1))) {held}
-             order by o.seq limit ?2"
-        )))
-        .bind(&tenants)
-        .bind(i64::from(claim.limit))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|e| error("claiming", e))?;
-        let (records, unreadable) = readable(&rows)?;
-        if !unreadable.is_empty() {
-            // It would be claimed for ever and hold everything up.
-            self.settle(&unreadable).await?;
-            return self.claim(claim).await;
-        }
-        let waiting = records.is_empty()
-            && sqlx::query_scalar(AssertSqlSafe(format!(
-                "select exists(select 1 from {table} where status = 'NEW'
-                               and (?1 is null or tenant_id in (select value from json_each(?1))))"
-            )))
-            .bind(&tenants)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(|e| error("claiming", e))?;
-        Ok(Claimed { records, waiting })
+    async fn lease(&self, relay: &Relay, term: Duration) -> Result<Vec<Lease>> {
+        leases::lease(self, relay, term).await
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<u64> {
-        let table = self.tables.fill("\"{table}\"");
-        let mut sent = Vec::new();
-        let mut failed = Vec::new();
-        for Settlement { id, verdict } in settlements {
-            match verdict {
-                Verdict::Sent => sent.push(id),
-                Verdict::Retry {
-                    after,
-                    counts,
-                    reason,
-                } => {
-                    let after = format!("+{:.3} seconds", after.as_secs_f64());
-                    failed.push(Failed::new(id, Some(after), *counts, reason));
-                }
-                Verdict::Dead { counts, reason } => {
-                    failed.push(Failed::new(id, None, *counts, reason));
-                }
-            }
-        }
-        let mut changed = 0;
-        if !sent.is_empty() {
-            changed += sqlx::query(AssertSqlSafe(format!(
-                "update {table} set status = 'SENT', retry_at = null,
-                        sent_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-                 where id in (select value from json_each(?1)) and status = 'NEW'"
-            )))
-            .bind(json(&sent)?)
-            .execute(&self.pool)
-            .await
-            .map_err(|e| error("settling", e))?
-            .rows_affected();
-        }
-        if !failed.is_empty() {
-            changed += sqlx::query(AssertSqlSafe(format!(
-                "update {table} as o
-                 set status = case when f.value ->> 'after' is null then 'ERR' else 'NEW' end,
-                     retry_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', f.value ->> 'after'),
-                     retry_cnt = o.retry_cnt + (f.value ->> 'counts'), error_message = f.value ->> 'reason'
-                 from json_each(?1) f
-                 where o.id = f.value ->> 'id' and o.status = 'NEW'"
-            )))
-            .bind(json(&failed)?)
-            .execute(&self.pool)
-            .await
-            .map_err(|e| error("settling", e))?
-            .rows_affected();
-        }
-        Ok(changed)
+    async fn release(&self, relay: &Relay) -> Result<()> {
+        leases::release(self, relay).await
+    }
+
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed> {
+        claims::claim(self, claim).await
+    }
+
+    async fn attempt(&self, fence: &Fence<'_>, id: Uuid) -> Result<Option<u32>> {
+        claims::attempt(self, fence, id).await
+    }
+
+    async fn settle(&self, settle: &Settle<'_>) -> Result<u64> {
+        claims::settle(self, settle).await
     }
 
     /// This process says so itself; for others the file's change counter is looked at, which costs
@@ -371,48 +328,40 @@ impl Store for SqliteStore {
     }
 
     async fn find(&self, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
-        let rows = sqlx::query(AssertSqlSafe(format!(
-            "select {COLUMNS} from \"{}\" where id in (select value from json_each(?1)) order by seq",
-            self.tables.table()
-        )))
-        .bind(json(ids)?)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|e| error("reading events", e))?;
-        rows.iter().map(record).collect()
+        operate::find(self, ids).await
+    }
+
+    async fn inspect(&self) -> Result<Inspection> {
+        operate::inspect(self).await
     }
 
     async fn status(&self) -> Result<Vec<TenantStatus>> {
-        let rows = sqlx::query(AssertSqlSafe(format!(
-            "select tenant_id,
-                    count(*) filter (where status = 'NEW' and retry_at is null) as new,
-                    count(*) filter (where status = 'NEW' and retry_at is not null) as retrying,
-                    count(*) filter (where status = 'SENT') as sent,
-                    count(*) filter (where status = 'ERR') as dead,
-                    (julianday('now') - min(julianday(created_at)) filter (where status = 'NEW')) * 86400.0 as oldest,
-                    count(*) filter (where julianday(sent_at) > julianday('now', '-1 minute')) / 60.0 as rate
-             from \"{}\" group by tenant_id order by tenant_id",
-            self.tables.table()
-        )))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|e| error("reading the status", e))?;
-        let count = |row: &SqliteRow, column| {
-            get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0))
-        };
-        rows.iter()
-            .map(|row| {
-                Ok(TenantStatus {
-                    tenant_id: get(row, "tenant_id")?,
-                    new: count(row, "new")?,
-                    retrying: count(row, "retrying")?,
-                    sent: count(row, "sent")?,
-                    dead: count(row, "dead")?,
-                    oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
-                    sent_per_second: get(row, "rate")?,
-                })
-            })
-            .collect()
+        operate::status(self).await
+    }
+
+    async fn held_keys(&self, limit: u32) -> Result<Vec<HeldKey>> {
+        operate::held_keys(self, limit).await
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &Filter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<OutboxRecord>> {
+        operate::dead_letters(self, filter, after, limit).await
+    }
+
+    async fn retry(&self, ids: &[Uuid]) -> Result<u64> {
+        operate::retry(self, ids).await
+    }
+
+    async fn discard(&self, ids: &[Uuid]) -> Result<u64> {
+        operate::discard(self, ids).await
+    }
+
+    async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
+        operate::purge(self, age, limit).await
     }
 }
 
@@ -432,38 +381,70 @@ impl TransactionalStore for SqliteStore {
         &mut *transaction
     }
 
+    /// An event is born leased if it is due and nothing earlier of its key is unsent.
     async fn append(
         &self,
         connection: &mut SqliteConnection,
         tenant: &Tenant,
         events: &[Event],
+        birth: Option<&Birth>,
     ) -> Result<Appended> {
+        let table = self.table();
         let rows: Vec<NewRow<'_>> = events
             .iter()
             .map(|event| NewRow::of(event, tenant))
             .collect();
-        let written: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "insert into \"{}\" (id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, data,
-                                 content_type, key_id, headers, occurred_at, created_at, available_at)
-             select e.value ->> 'id', e.value ->> 'tenant_id', e.value ->> 'aggregate_type',
-                    e.value ->> 'aggregate_id', e.value ->> 'type', e.value ->> 'schema_id', e.value ->> 'schema_ver',
-                    e.value ->> 'payload', unhex(e.value ->> 'data'), e.value ->> 'content_type',
-                    e.value ->> 'key_id', e.value ->> 'headers', e.value ->> 'occurred_at',
-                    coalesce(e.value ->> 'created_at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-                    coalesce(e.value ->> 'available_at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
-             from json_each(?1) e where true order by e.key
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "insert into {table} (id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload,
+                                  data, content_type, key_id, headers, occurred_at, created_at, available_at,
+                                  owner, lease_until)
+             select id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, unhex(data),
+                    content_type, key_id, headers, occurred_at, coalesce(created_at, {NOW}),
+                    coalesce(available_at, {NOW}),
+                    case when born then ?2 end, case when born then strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?3) end
+             from (select e.*,
+                          ?2 is not null and (available_at is null or julianday(available_at) <= julianday('now'))
+                          and (aggregate_id is null or not exists (select 1 from {table} p
+                               where p.status <> 'SENT' and p.ordering_key = e.tenant_id || char(31) ||
+                                     coalesce(e.aggregate_type, '') || char(31) || e.aggregate_id))
+                          as born
+                   from (select key, {columns} from json_each(?1)) e)
+             where true order by key
              on conflict (id) do nothing
-             returning id",
-            self.tables.table()
+             returning id, seq, created_at, owner is not null as leased",
+            columns = NewRow::COLUMNS
+                .map(|column| format!("value ->> '{column}' as {column}"))
+                .join(", ")
         )))
         .bind(json(&rows)?)
+        .bind(birth.map(|birth| birth.owner.to_string()))
+        .bind(birth.map(|birth| later(birth.term)))
         .fetch_all(connection)
         .await
         .map_err(|e| error("appending events", e))?;
-        Ok(Appended::of(
-            events,
-            written.iter().filter_map(|id| Uuid::parse_str(id).ok()),
-        ))
+
+        let mut written = Vec::with_capacity(rows.len());
+        let mut leased = Vec::new();
+        for row in &rows {
+            let id = uuid(get(row, "id")?)?;
+            written.push(id);
+            if get(row, "leased")?
+                && let Some(event) = events.iter().find(|event| event.id == id)
+            {
+                let written_at = read_time(row, "created_at")?;
+                leased.push(OutboxRecord::of(
+                    event,
+                    tenant,
+                    get(row, "seq")?,
+                    written_at,
+                ));
+            }
+        }
+        leased.sort_unstable_by_key(|record: &OutboxRecord| record.seq);
+        Ok(Appended {
+            leased,
+            ..Appended::of(events, written)
+        })
     }
 
     async fn savepoint(

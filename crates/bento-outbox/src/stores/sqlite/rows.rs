@@ -8,16 +8,17 @@ use sqlx::{Row, Sqlite};
 use uuid::Uuid;
 
 use super::super::sql::error;
+use super::later;
 use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
 use crate::event::{Aggregate, Event, Payload};
-use crate::record::{Delivery, OutboxRecord};
+use crate::record::{Delivery, OutboxRecord, Status};
 use crate::store::{Settlement, Verdict};
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
 /// The columns that make a record, as [`record`] reads them.
 pub(super) const COLUMNS: &str = "id, seq, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, data, \
-     content_type, key_id, headers, occurred_at, created_at, available_at, status, retry_cnt, retry_at, \
+     content_type, key_id, headers, occurred_at, created_at, available_at, lost_attempts, status, retry_cnt, retry_at, \
      error_message, sent_at";
 
 /// An event as the insert statement reads it from its one parameter.
@@ -41,6 +42,25 @@ pub(super) struct NewRow<'a> {
 }
 
 impl<'a> NewRow<'a> {
+    /// The names of the fields.
+    pub(super) const COLUMNS: [&'static str; 15] = [
+        "id",
+        "tenant_id",
+        "aggregate_type",
+        "aggregate_id",
+        "type",
+        "schema_id",
+        "schema_ver",
+        "payload",
+        "data",
+        "content_type",
+        "key_id",
+        "headers",
+        "occurred_at",
+        "created_at",
+        "available_at",
+    ];
+
     pub(super) fn of(event: &'a Event, tenant: &'a Tenant) -> Self {
         let (payload, data) = match &event.payload {
             Payload::Json(json) => (Some(json.get()), None),
@@ -66,23 +86,34 @@ impl<'a> NewRow<'a> {
     }
 }
 
-/// A failed record as the update statement reads it from its one parameter.
+/// A record that is not sent, as the update statement reads it from its one parameter.
 #[derive(Serialize)]
-pub(super) struct Failed<'a> {
-    id: &'a Uuid,
+pub(super) struct Failed {
+    id: Uuid,
+    status: &'static str,
     after: Option<String>,
     counts: u8,
-    reason: String,
+    reason: Option<String>,
 }
 
-impl<'a> Failed<'a> {
-    pub(super) fn new(id: &'a Uuid, after: Option<String>, counts: bool, reason: &str) -> Self {
-        let reason = reason.chars().take(ERROR_MESSAGE_CHARS_MAX).collect();
+impl Failed {
+    pub(super) fn new(id: Uuid, verdict: &Verdict) -> Self {
+        let (status, after, counts, reason) = match verdict {
+            Verdict::Sent => (Status::Sent, None, false, None),
+            Verdict::HandOver => (Status::New, None, false, None),
+            Verdict::Retry {
+                after,
+                counts,
+                reason,
+            } => (Status::New, Some(*after), *counts, Some(reason)),
+            Verdict::Dead { counts, reason } => (Status::Err, None, *counts, Some(reason)),
+        };
         Self {
             id,
-            after,
+            status: status.as_str(),
+            after: after.map(later),
             counts: u8::from(counts),
-            reason,
+            reason: reason.map(|reason| reason.chars().take(ERROR_MESSAGE_CHARS_MAX).collect()),
         }
     }
 }
@@ -112,7 +143,7 @@ pub(super) fn get<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(
 /// A time as SQLite's own functions read it: date, then `T` or blanks, then hours and minutes with
 /// or without seconds and their fraction, with or without a zone (UTC). Only the ranges are not
 /// checked: the table's constraints have asked SQLite.
-fn time(text: &str) -> Option<Timestamp> {
+pub(super) fn time(text: &str) -> Option<Timestamp> {
     let (date, clock) = text.trim_ascii_end().split_at_checked(10)?;
     let (year, day) = date.split_at_checked(4)?;
     let (month, day) = day.strip_prefix('-')?.split_once('-')?;
@@ -170,9 +201,24 @@ pub(super) fn readable(rows: &[SqliteRow]) -> Result<(Vec<OutboxRecord>, Vec<Set
 
 /// The id of a row, whatever else is in it.
 pub(super) fn id(row: &SqliteRow) -> Result<Uuid> {
-    let id: &str = get(row, "id")?;
+    uuid(get(row, "id")?)
+}
+
+/// The id that a text is.
+pub(super) fn uuid(id: &str) -> Result<Uuid> {
     Uuid::parse_str(id)
         .map_err(|e| Error::new(ErrorKind::Database, format!("{id:?} is not an id")).because(e))
+}
+
+/// A column that holds a time.
+pub(super) fn read_time(row: &SqliteRow, column: &str) -> Result<Timestamp> {
+    let text: &str = get(row, column)?;
+    time(text).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Database,
+            format!("{column} {text:?} is not a time"),
+        )
+    })
 }
 
 pub(super) fn record(row: &SqliteRow) -> Result<OutboxRecord> {
@@ -220,6 +266,7 @@ pub(super) fn record(row: &SqliteRow) -> Result<OutboxRecord> {
         occurred_at: at("occurred_at")?,
         created_at: at("created_at")?,
         available_at: at("available_at")?,
+        lost_attempts: u32::try_from(get::<i64>(row, "lost_attempts")?).unwrap_or(0),
         delivery: Delivery {
             status: get::<&str>(row, "status")?.parse()?,
             retry_cnt: u32::try_from(get::<i64>(row, "retry_cnt")?).unwrap_or(0),

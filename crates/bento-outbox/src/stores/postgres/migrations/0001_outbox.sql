@@ -25,6 +25,11 @@ create table "{schema}"."{table}" (
     retry_at timestamptz,
     error_message text check (length(error_message) <= 2000),
     sent_at timestamptz,
+    -- Born leased: the process that committed it may publish it first. And the attempts of which
+    -- no result is known.
+    owner uuid,
+    lease_until timestamptz,
+    lost_attempts integer not null default 0,
     -- Events of one key are delivered in order. An event without an aggregate is a key by itself.
     -- Two keys with one hash would only wait for each other.
     ordering_key bigint not null generated always as (hashtextextended(
@@ -33,10 +38,11 @@ create table "{schema}"."{table}" (
     constraint "{table}_payload_or_data" check ((payload is null) <> (data is null))
 );
 
--- What is to be sent, in order; what of a key is not sent; what has failed for good.
+-- What is to be sent, in order; what of a key is not sent; what has failed for good; what is old.
 create index "{table}_new" on "{schema}"."{table}" (seq) where status = 'NEW';
 create index "{table}_unsent" on "{schema}"."{table}" (ordering_key, seq) where status <> 'SENT';
 create index "{table}_dead" on "{schema}"."{table}" (seq) where status = 'ERR';
+create index "{table}_sent" on "{schema}"."{table}" (sent_at) where status = 'SENT';
 
 -- The state of delivery. The empty common table expression keeps it read-only.
 create view "{schema}"."{table}_events" as
@@ -45,3 +51,20 @@ create view "{schema}"."{table}_events" as
            content_type, key_id, headers, occurred_at, created_at, available_at,
            status, retry_cnt, retry_at, error_message, sent_at
     from "{schema}"."{table}";
+
+-- Who carries which part of the ordering keys (partition = ordering_key modulo 64). Relays of one
+-- scope, the tenants that they carry, share the partitions; an epoch is one term of one holder.
+create table "{schema}"."{table}_leases" (
+    scope text not null,
+    partition smallint not null,
+    epoch bigint not null default 0,
+    owner uuid,
+    until timestamptz,
+    primary key (scope, partition)
+);
+
+create table "{schema}"."{table}_relays" (
+    id uuid primary key,
+    scope text not null,
+    until timestamptz not null
+);

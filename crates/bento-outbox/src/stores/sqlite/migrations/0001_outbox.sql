@@ -17,7 +17,7 @@ create table "{table}" (
         check (length(type) between 1 and 255 and type not glob '*[^A-Za-z0-9._:/-]*' and instr(type, char(0)) = 0),
     schema_id text check (length(schema_id) between 1 and 255),
     schema_ver integer not null default 1 check (schema_ver between 0 and 2147483647),
-    payload text check (json_valid(payload)),
+    payload text check (payload is null or json_valid(payload)), -- before 3.42, json_valid(null) is 0
     data blob,
     content_type text not null default 'application/json'
         check (length(content_type) between 1 and 128 and content_type not glob '*[^ -~]*'
@@ -35,17 +35,27 @@ create table "{table}" (
     retry_at text,
     error_message text check (length(error_message) <= 2000),
     sent_at text,
+    -- Born leased: the process that committed it may publish it first. And the attempts of which
+    -- no result is known.
+    owner text,
+    lease_until text,
+    lost_attempts integer not null default 0,
     -- Events of one key are delivered in order. An event without an aggregate is a key by itself.
     ordering_key text not null generated always as (
         case when aggregate_id is null then id
              else tenant_id || char(31) || coalesce(aggregate_type, '') || char(31) || aggregate_id end) virtual,
-    check ((payload is null) <> (data is null))
+    -- SQLite has no hash: the end of a key, where keys differ, will do.
+    partition integer not null generated always as (
+        (unicode(substr(ordering_key, -1)) + 10 * unicode(substr(ordering_key, -2)) + 7 * length(ordering_key)) % 64
+    ) virtual,
+    constraint "{table}_payload_or_data" check ((payload is null) <> (data is null))
 ) strict;
 
--- What is to be sent, in order; what of a key is not sent; what has failed for good.
+-- What is to be sent, in order; what of a key is not sent; what has failed for good; what is old.
 create index "{table}_new" on "{table}" (seq) where status = 'NEW';
 create index "{table}_unsent" on "{table}" (ordering_key, seq) where status <> 'SENT';
 create index "{table}_dead" on "{table}" (seq) where status = 'ERR';
+create index "{table}_sent" on "{table}" (sent_at) where status = 'SENT';
 
 -- The state of delivery.
 create view "{table}_events" as
@@ -53,3 +63,20 @@ create view "{table}_events" as
            content_type, key_id, headers, occurred_at, created_at, available_at,
            status, retry_cnt, retry_at, error_message, sent_at
     from "{table}";
+
+-- Who carries which part of the ordering keys. Relays of one scope, the tenants that they carry,
+-- share the partitions; an epoch is one term of one holder.
+create table "{table}_leases" (
+    scope text not null,
+    partition integer not null,
+    epoch integer not null default 0,
+    owner text,
+    until text,
+    primary key (scope, partition)
+) strict, without rowid;
+
+create table "{table}_relays" (
+    id text primary key,
+    scope text not null,
+    until text not null
+) strict, without rowid;

@@ -1,0 +1,138 @@
+//! A record as the view `outbox_events` has it: the same names, in the same order.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bento_outbox::OutboxRecord;
+use serde_json::value::RawValue;
+use serde_json::{Value, to_value};
+
+use crate::terminal;
+
+/// What stands in a column.
+pub(super) enum Cell {
+    Value(Value),
+    /// JSON as it stands in the row, on one line.
+    Json(Box<RawValue>),
+}
+
+impl Cell {
+    fn of(value: impl serde::Serialize) -> Self {
+        Self::Value(to_value(value).unwrap_or_default())
+    }
+
+    /// JSON text byte for byte, but for line breaks between its tokens, which are no part of it.
+    fn json(text: &str) -> Self {
+        let line = text.replace(['\n', '\r'], " ");
+        RawValue::from_string(line).map_or(Self::Value(Value::Null), Self::Json)
+    }
+
+    /// What a script reads.
+    fn written(&self) -> String {
+        match self {
+            Self::Value(value) => value.to_string(),
+            Self::Json(json) => json.get().into(),
+        }
+    }
+
+    /// What a person reads.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Value(Value::Null) => "-".into(),
+            Self::Value(Value::String(text)) => terminal::visible(text),
+            other => terminal::visible(&other.written()),
+        }
+    }
+}
+
+/// The columns with their names; `payload` and `data` only if they are asked for.
+pub(super) fn columns(record: &OutboxRecord, with_payload: bool) -> Vec<(&'static str, Cell)> {
+    let mut columns = vec![
+        ("id", Cell::of(record.id)),
+        ("seq", Cell::of(record.seq)),
+        ("tenant_id", Cell::of(record.tenant.as_str())),
+        ("aggregate_type", Cell::of(&record.aggregate.kind)),
+        ("aggregate_id", Cell::of(&record.aggregate.id)),
+        ("type", Cell::of(&record.event_type)),
+        ("schema_id", Cell::of(&record.schema_id)),
+        ("schema_ver", Cell::of(record.schema_version)),
+    ];
+    if with_payload {
+        let (payload, data) = match record.is_json {
+            true => (
+                Cell::json(&String::from_utf8_lossy(&record.payload)),
+                Cell::of(()),
+            ),
+            false => (
+                Cell::of(()),
+                Cell::of(BASE64_STANDARD.encode(&record.payload)),
+            ),
+        };
+        columns.extend([("payload", payload), ("data", data)]);
+    }
+    let delivery = &record.delivery;
+    columns.extend([
+        ("content_type", Cell::of(&record.content_type)),
+        ("key_id", Cell::of(&record.key_id)),
+        ("headers", Cell::json(&record.headers)),
+        ("occurred_at", Cell::of(record.occurred_at)),
+        ("created_at", Cell::of(record.created_at)),
+        ("available_at", Cell::of(record.available_at)),
+        ("status", Cell::of(delivery.status)),
+        ("retry_cnt", Cell::of(delivery.retry_cnt)),
+        ("retry_at", Cell::of(delivery.retry_at)),
+        ("error_message", Cell::of(&delivery.error_message)),
+        ("sent_at", Cell::of(delivery.sent_at)),
+    ]);
+    columns
+}
+
+/// One JSON object on one line.
+pub(super) fn json_line(record: &OutboxRecord, with_payload: bool) -> String {
+    let members: Vec<String> = columns(record, with_payload)
+        .iter()
+        .map(|(name, cell)| format!("\"{name}\":{}", cell.written()))
+        .collect();
+    format!("{{{}}}", members.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bento_outbox::{Event, Payload, Tenant, Timestamp};
+
+    fn record(payload: Payload) -> OutboxRecord {
+        let event = Event::new("order.placed", payload);
+        OutboxRecord::of(&event, &Tenant::default(), 7, Timestamp::now())
+    }
+
+    #[test]
+    fn a_json_payload_stays_as_it_is_on_one_line_and_is_there_only_if_asked_for() {
+        let record = record(Payload::json("{ \"n\":\n 1e400, \"a\":\"\\n\" }").unwrap());
+        let line = json_line(&record, true);
+        assert!(
+            line.contains("\"payload\":{ \"n\":  1e400, \"a\":\"\\n\" },\"data\":null,"),
+            "{line}"
+        );
+        assert_eq!(line.lines().count(), 1);
+        let without = json_line(&record, false);
+        assert!(
+            !without.contains("payload") && !without.contains("\"data\""),
+            "{without}"
+        );
+        let read: Value = serde_json::from_str(&without).unwrap();
+        assert_eq!(
+            (&read["seq"], &read["tenant_id"], &read["sent_at"]),
+            (&7.into(), &"default".into(), &Value::Null)
+        );
+        assert_eq!(read["headers"], serde_json::json!({}));
+    }
+
+    #[test]
+    fn bytes_are_base64() {
+        let line = json_line(&record(Payload::Data(vec![0, 255].into())), true);
+        assert!(
+            line.contains("\"payload\":null,\"data\":\"AP8=\""),
+            "{line}"
+        );
+    }
+}

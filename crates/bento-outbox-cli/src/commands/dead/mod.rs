@@ -1,0 +1,100 @@
+//! `dead`: the letters that a person must look at.
+
+mod change;
+mod choice;
+mod column;
+mod list;
+mod show;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use bento_outbox::{Filter, OutboxRecord, Store};
+use clap::{Args, Subcommand};
+
+use crate::connect;
+use crate::failure::Result;
+use crate::settings::Settings;
+
+/// Look at dead letters, retry or discard them
+///
+/// A dead letter is an event with the status ERR: the bus refused it for good, or as often as
+/// max_retry says. It stays until somebody retries or discards it.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  bento-outbox dead list --tenant acme
+  bento-outbox dead show 0190b2f4-7c3e-7cc1-8bd5-6fd3b3f6a001 --payload
+  bento-outbox dead retry --type order.placed --since 2h --dry-run
+  bento-outbox dead discard --all")]
+pub(crate) struct Dead {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    List(list::List),
+    Show(show::Show),
+    Retry(change::Retry),
+    Discard(change::Discard),
+}
+
+impl Dead {
+    pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
+        settings.refuse_unsupported()?;
+        let store = connect::database(&settings).await?.store();
+        store.check().await?;
+        match self.command {
+            Command::List(list) => list.run(&store).await,
+            Command::Show(show) => show.run(&store).await,
+            Command::Retry(retry) => retry.run(&settings, &store).await,
+            Command::Discard(discard) => discard.run(&settings, &store).await,
+        }
+    }
+}
+
+/// Dead letters read at once.
+const PAGE: u32 = 500;
+
+/// The dead letters that match a filter, a page at a time.
+struct Letters<'a> {
+    store: &'a Arc<dyn Store>,
+    filter: &'a Filter,
+    after: i64,
+    /// Those after it came later than the command was given.
+    last: i64,
+}
+
+impl<'a> Letters<'a> {
+    fn of(store: &'a Arc<dyn Store>, filter: &'a Filter) -> Self {
+        Self {
+            store,
+            filter,
+            after: 0,
+            last: i64::MAX,
+        }
+    }
+
+    /// Not further than to the letter with that `seq`.
+    fn up_to(self, last: i64) -> Self {
+        Self { last, ..self }
+    }
+
+    /// The next page; empty at the end.
+    async fn next_page(&mut self) -> Result<Vec<OutboxRecord>> {
+        if self.after >= self.last {
+            return Ok(Vec::new());
+        }
+        let mut page = self
+            .store
+            .dead_letters(self.filter, self.after, PAGE)
+            .await?;
+        let more = page.len() == PAGE as usize;
+        self.after = match page.last() {
+            Some(letter) if more => letter.seq,
+            _ => self.last,
+        };
+        page.retain(|letter| letter.seq <= self.last);
+        Ok(page)
+    }
+}

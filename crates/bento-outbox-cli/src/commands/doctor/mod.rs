@@ -1,0 +1,288 @@
+//! `doctor`: what is wrong, and what to do about it.
+
+mod finding;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bento_outbox::{Inspection, LiveRelay, Relay, Store, Timestamp};
+use clap::Args;
+
+use self::finding::{Findings, State};
+use crate::failure::Result;
+use crate::settings::{self, Settings};
+use crate::terminal::{self, counted};
+use crate::{connect, held};
+
+/// Look for what is wrong, and say what to do about it
+///
+/// Checks the settings, the database (reachable, version, tables, indexes, rights, clock), the bus, the
+/// relays, the ordering keys that wait, and the dead letters. Exits with 1 when something is broken.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  bento-outbox doctor
+  bento-outbox doctor --json | jq '.findings[] | select(.state == \"broken\")'")]
+pub(crate) struct Doctor {
+    /// One JSON object instead of lines
+    #[arg(long)]
+    json: bool,
+}
+
+/// How far the database's clock may be from this machine's.
+const SKEW_MAX: Duration = Duration::from_secs(5);
+
+/// How long a transaction may be open before it is worth a word.
+const TRANSACTION_SECONDS_MAX: f64 = 600.0;
+
+/// How old an unsent event may be before it is worth a word.
+const UNSENT_SECONDS_MAX: f64 = 300.0;
+
+/// How many waiting keys are named.
+const KEYS_NAMED_MAX: usize = 5;
+
+impl Doctor {
+    pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
+        let mut findings = Findings::default();
+        check_settings(&settings, &mut findings);
+        let relays = check_database(&settings, &mut findings).await;
+        check_bus(&settings, relays > 0, &mut findings).await;
+        findings.print(self.json)?;
+        Ok(match findings.count(State::Broken) {
+            0 => ExitCode::SUCCESS,
+            _ => ExitCode::from(1),
+        })
+    }
+}
+
+fn check_settings(settings: &Settings, findings: &mut Findings) {
+    if let Err(refused) = settings.refuse_unsupported() {
+        let advice = "remove it: `run` refuses to start with it";
+        findings.add("settings", State::Broken, refused.to_string(), advice);
+        return;
+    }
+    let idle = settings.without_effect();
+    if !idle.is_empty() {
+        let found = format!("{}: no effect in this version yet", idle.join(", "));
+        findings.add("settings", State::Note, found, "");
+    }
+    let found = match settings.given_count() {
+        0 => "all defaults".to_string(),
+        given => format!("{} given, the others are defaults", counted(given, "value")),
+    };
+    findings.add("settings", State::Ok, found, "");
+}
+
+/// What is in the database; answers how many relays live.
+async fn check_database(settings: &Settings, findings: &mut Findings) -> usize {
+    let url = settings::masked(&settings.database_url);
+    let store = match connect::database(settings).await {
+        Ok(database) => database.store(),
+        Err(failure) => {
+            findings.add("database", State::Broken, failure.to_string(), "");
+            return 0;
+        }
+    };
+    if let Err(error) = store.check().await {
+        let found = format!("{url}: {}", error.report());
+        findings.add("database", State::Broken, found, "");
+        return 0;
+    }
+    let asked = Timestamp::now();
+    let inspection = match store.inspect().await {
+        Ok(inspection) => inspection,
+        Err(error) => {
+            findings.add("database", State::Broken, error.report(), "");
+            return 0;
+        }
+    };
+    check_server(&url, &inspection, asked, findings);
+    let backlog = check_events(settings, &store, findings).await;
+    check_relays(settings, &inspection.relays, backlog, findings);
+    inspection.relays.len()
+}
+
+fn check_server(url: &str, inspection: &Inspection, asked: Timestamp, findings: &mut Findings) {
+    let server = inspection.server.as_deref().unwrap_or("answers");
+    let found = format!("{url}: {server}, tables of this version");
+    findings.add("database", State::Ok, found, "");
+    if !inspection.missing.is_empty() {
+        let found = format!(
+            "indexes that are missing: {}",
+            inspection.missing.join(", ")
+        );
+        let advice = "create them (`migrate --print` has the statements): without them every poll reads the whole table";
+        findings.add("database", State::Broken, found, advice);
+    }
+    if !inspection.forbidden.is_empty() {
+        let found = format!("this user may not {}", inspection.forbidden.join(", "));
+        let advice = "grant these rights to the user of database_url";
+        findings.add("database", State::Broken, found, advice);
+    }
+    if let Some(clock) = inspection.clock {
+        // The answer is younger than the question by at most the time it took.
+        let took = asked.until(Timestamp::now());
+        let ahead = asked.until(clock).saturating_sub(took);
+        let behind = clock.until(asked);
+        if ahead.max(behind) > SKEW_MAX {
+            let (off, way) = match ahead > behind {
+                true => (ahead, "ahead of"),
+                false => (behind, "behind"),
+            };
+            let found = format!(
+                "the database's clock is {:.0} s {way} this machine's",
+                off.as_secs_f64()
+            );
+            let advice = "set both by NTP: leases and delays go by the database's clock, occurred_at by the writer's";
+            findings.add("database", State::Warning, found, advice);
+        }
+    }
+    if let Some(seconds) = inspection
+        .oldest_transaction_seconds
+        .filter(|seconds| *seconds > TRANSACTION_SECONDS_MAX)
+    {
+        let found = format!("a transaction has been open for {}", terminal::age(seconds));
+        let advice =
+            "end it: until then the database keeps every row version, and claims read past them";
+        findings.add("database", State::Warning, found, advice);
+    }
+}
+
+/// What is in the outbox; answers how much of it is not sent.
+async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mut Findings) -> u64 {
+    let tenants = match store.status().await {
+        Ok(tenants) => tenants,
+        Err(error) => {
+            findings.add("events", State::Broken, error.report(), "");
+            return 0;
+        }
+    };
+    let (mut unsent, mut dead, mut oldest) = (0, 0, 0.0_f64);
+    for tenant in &tenants {
+        unsent += tenant.new + tenant.retrying;
+        dead += tenant.dead;
+        oldest = oldest.max(tenant.oldest_new_seconds.unwrap_or(0.0));
+    }
+    match oldest > UNSENT_SECONDS_MAX {
+        true => {
+            let found = format!(
+                "{} not sent, the oldest written {} ago",
+                counted(unsent, "event"),
+                terminal::age(oldest)
+            );
+            let advice =
+                "see below for a relay, the bus and the keys that wait; `status` has it by tenant";
+            findings.add("events", State::Warning, found, advice);
+        }
+        false => findings.add(
+            "events",
+            State::Ok,
+            format!("{} not sent", counted(unsent, "event")),
+            "",
+        ),
+    }
+    if dead > 0 {
+        let advice = "look at them: `dead list`, then `dead retry` or `dead discard`";
+        findings.add(
+            "dead letters",
+            State::Warning,
+            counted(dead, "dead letter"),
+            advice,
+        );
+    }
+    match held::held(settings, store.as_ref(), KEYS_NAMED_MAX).await {
+        Ok(held) => {
+            for key in &held.keys {
+                let advice = match key.because.as_str() {
+                    "dead" => "`dead retry` or `dead discard` it: on_dead_letter is block",
+                    "retrying" => "it goes on by itself; `dead list` has it if it fails for good",
+                    _ => {
+                        "it goes on by itself: an event that is written for later holds its own key back"
+                    }
+                };
+                findings.add("order", State::Note, held::sentence(key), advice);
+            }
+            if held.more {
+                let found = "and more keys wait".to_string();
+                findings.add("order", State::Note, found, "`status --json` names 20");
+            }
+        }
+        Err(error) => findings.add("order", State::Broken, error.to_string(), ""),
+    }
+    unsent
+}
+
+fn check_relays(settings: &Settings, relays: &[LiveRelay], unsent: u64, findings: &mut Findings) {
+    let scope = Relay::new(settings.projector.tenants.clone()).scope();
+    let ours: Vec<&LiveRelay> = relays
+        .iter()
+        .filter(|relay| relay.tenants == scope)
+        .collect();
+    let others = relays
+        .iter()
+        .find(|relay| Relay::scopes_collide(&scope, &relay.tenants));
+    if let Some(other) = others {
+        let found = format!(
+            "a relay runs for tenants {:?}, these settings are for {scope:?}",
+            other.tenants
+        );
+        let advice =
+            "let all relays of one outbox carry the same tenants, or tenants that do not overlap";
+        findings.add("relays", State::Broken, found, advice);
+    }
+    if ours.is_empty() && others.is_none() {
+        let state = match unsent {
+            0 => State::Note,
+            _ => State::Warning,
+        };
+        let found = format!("no relay is running for tenants {scope:?}");
+        findings.add("relays", state, found, "start one: `bento-outbox run`");
+    }
+    if !ours.is_empty() {
+        let shares: Vec<String> = ours
+            .iter()
+            .map(|relay| relay.partitions.to_string())
+            .collect();
+        let found = format!(
+            "{} for tenants {scope:?}, with {} of {} partitions",
+            match ours.len() {
+                1 => "1 relay".into(),
+                relays => format!("{relays} relays"),
+            },
+            shares.join(" + "),
+            bento_outbox::PARTITIONS
+        );
+        findings.add("relays", State::Ok, found, "");
+    }
+}
+
+async fn check_bus(settings: &Settings, relay_lives: bool, findings: &mut Findings) {
+    let url = settings::masked(&settings.bus_url);
+    let bus = match connect::bus(settings) {
+        Ok(bus) => bus,
+        Err(failure) => {
+            findings.add("bus", State::Broken, failure.to_string(), "");
+            return;
+        }
+    };
+    match (bus.check().await, settings::scheme(&settings.bus_url)) {
+        (Ok(()), Some("null")) => {
+            let found = format!("{url} acknowledges everything and keeps nothing");
+            findings.add("bus", State::Warning, found, "set bus_url");
+        }
+        (Ok(()), Some("stdout")) => {
+            let found = format!("{url} is the terminal, or whatever reads it");
+            findings.add("bus", State::Note, found, "set bus_url for a broker");
+        }
+        (Ok(()), _) => findings.add("bus", State::Ok, format!("{url} answers"), ""),
+        // A file is one relay's alone, and that relay is at work.
+        (Err(rejection), Some("file")) if relay_lives && rejection.reason.contains("is locked") => {
+            findings.add("bus", State::Ok, rejection.reason, "");
+        }
+        (Err(rejection), _) => {
+            let found = format!("{url} takes no events: {}", rejection.reason);
+            let advice = "events are kept until it does, and cost no attempt";
+            findings.add("bus", State::Broken, found, advice);
+        }
+    }
+}

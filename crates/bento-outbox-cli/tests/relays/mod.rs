@@ -1,0 +1,194 @@
+//! Several relays on one database, as processes: who carries what, who takes over, how they stop.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::place::{Place, Ran, Relay, eventually, signal};
+
+/// A place with two relays and a bus for each.
+struct Two {
+    place: Place,
+    keys: usize,
+}
+
+const BUSES: [&str; 2] = ["a.jsonl", "b.jsonl"];
+
+impl Two {
+    fn new() -> Self {
+        Self {
+            place: Place::migrated(),
+            keys: 40,
+        }
+    }
+
+    fn relay(&self, number: usize, lease: &str) -> Relay {
+        let bus = format!("file:{}", BUSES[number]);
+        Relay::start_with(
+            &self.place,
+            &["run", "--bus-url", &bus],
+            &[("OUTBOX_LEASE_TTL", lease)],
+        )
+    }
+
+    /// So many events of each key.
+    fn append(&self, each: usize) {
+        let event = |number: usize| {
+            let key = number % self.keys;
+            format!(r#"{{"type":"a","aggregate_type":"k","aggregate_id":"{key}","payload":1}}"#)
+        };
+        let lines: Vec<String> = (0..each * self.keys).map(event).collect();
+        self.place.append(lines.join("\n")).succeeded();
+    }
+
+    fn lines(&self) -> usize {
+        BUSES.iter().map(|bus| self.place.lines(bus)).sum()
+    }
+
+    fn everything_is_out(&self) -> bool {
+        self.place.status()["total"]["new"] == 0
+    }
+
+    /// Every event is in exactly one of the files, and those of a key are in order in each.
+    fn assert_once_and_in_order(&self, events: usize) {
+        let mut ids = HashSet::new();
+        for bus in BUSES {
+            let mut last: HashMap<String, i64> = HashMap::new();
+            let text = fs::read_to_string(self.place.path().join(bus)).unwrap_or_default();
+            for line in text.lines() {
+                let event: Value = serde_json::from_str(line).unwrap();
+                assert!(ids.insert(event["id"].to_string()), "twice: {line}");
+                let sequence = event["sequence"].as_str().unwrap().parse().unwrap();
+                let before = last.insert(event["subject"].to_string(), sequence);
+                assert!(before < Some(sequence), "{before:?} before {line}");
+            }
+        }
+        assert_eq!(ids.len(), events);
+    }
+}
+
+#[test]
+fn two_relays_share_the_keys_and_one_that_stops_hands_over_at_once() {
+    let two = Two::new();
+    // Whoever waited for a lease to run out, or for a third of one, would wait for very long.
+    let relays = [two.relay(0, "60s"), two.relay(1, "60s")];
+    let mut events = 0;
+    eventually(|| {
+        two.append(5);
+        events += 5 * two.keys;
+        two.lines() > 0
+    });
+    eventually(|| two.everything_is_out());
+    two.assert_once_and_in_order(events);
+
+    let [first, second] = relays;
+    first.told("-TERM").succeeded();
+    let stopped = Instant::now();
+    two.append(5);
+    events += 5 * two.keys;
+    eventually(|| two.everything_is_out());
+    assert!(
+        stopped.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        stopped.elapsed()
+    );
+    second.told("-TERM").succeeded();
+    two.assert_once_and_in_order(events);
+    assert_eq!(two.place.status()["total"]["sent"], events);
+}
+
+#[test]
+fn both_relays_carry_and_the_other_takes_over_from_one_that_was_killed() {
+    let two = Two::new();
+    let (first, second) = (two.relay(0, "2s"), two.relay(1, "2s"));
+    let mut events = 0;
+    eventually(|| {
+        two.append(1);
+        events += two.keys;
+        BUSES.iter().all(|bus| two.place.lines(bus) > 0)
+    });
+    eventually(|| two.everything_is_out());
+    let killed = first.told("-KILL");
+    assert_eq!(killed.code, None);
+    let dead = Instant::now();
+    two.append(5);
+    events += 5 * two.keys;
+    eventually(|| two.everything_is_out());
+    // A lease of 2 s, 2 s to see it, and what the slow machine of a test needs.
+    assert!(
+        dead.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        dead.elapsed()
+    );
+    second.told("-TERM").succeeded();
+    two.assert_once_and_in_order(events);
+}
+
+#[test]
+fn a_run_to_the_end_waits_for_the_share_of_a_dead_relay_and_leaves_none() {
+    let two = Two::new();
+    let relay = two.relay(0, "2s");
+    two.append(1);
+    eventually(|| two.everything_is_out());
+    relay.told("-KILL");
+    two.append(1);
+    let variables = [("OUTBOX_LEASE_TTL", "2s")];
+    let arguments = ["run", "--once", "--bus-url", "file:b.jsonl"];
+    let ran = two.place.run_with(&arguments, &variables).succeeded();
+    assert!(
+        ran.stderr
+            .contains("waiting: another relay holds events that are due"),
+        "{ran:?}"
+    );
+    assert!(ran.stderr.contains("40 sent in "), "{ran:?}");
+    two.assert_once_and_in_order(2 * two.keys);
+
+    two.append(1);
+    let ran = two.place.run_with(&arguments, &variables).succeeded();
+    assert!(
+        ran.stderr.starts_with("40 sent in "),
+        "it gave its leases back: {ran:?}"
+    );
+}
+
+#[test]
+fn what_is_stuck_is_left_to_others_after_the_shutdown_timeout() {
+    let two = Two::new();
+    two.append(50);
+    for arguments in [vec!["run"], vec!["run", "--once"]] {
+        // Nobody reads: the pipe is full before the first batch is through.
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = two.place.command(&arguments);
+        command.env("OUTBOX_SHUTDOWN_TIMEOUT", "500ms");
+        command.env("OUTBOX_BATCH_SIZE", "1000");
+        let relay = command.stdout(writer).stderr(Stdio::piped());
+        let relay = relay.spawn().unwrap();
+        drop(command);
+        std::thread::sleep(Duration::from_millis(700));
+        let told = Instant::now();
+        signal(&relay, "-TERM");
+        let ran = Ran::of(relay.wait_with_output().unwrap());
+        drop(reader);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(told.elapsed() >= Duration::from_millis(450), "it waited");
+        assert!(
+            ran.stderr
+                .contains("stopped after shutdown_timeout (500ms): the bus had not answered for ")
+                && ran.stderr.contains("publishes them again at once"),
+            "{ran:?}"
+        );
+    }
+    let left = two.place.status()["total"]["new"].as_u64().unwrap();
+    assert!(left > 0);
+    let ran = two
+        .place
+        .run(&["run", "--once", "--bus-url", "file:a.jsonl"])
+        .succeeded();
+    assert!(
+        ran.stderr.starts_with(&format!("{left} sent in ")),
+        "the leases are free: {ran:?}"
+    );
+}

@@ -1,0 +1,275 @@
+//! The operator's verbs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bento_outbox::{
+    Delivery, Filter, HeldKey, OutboxRecord, Status, Tenant, TenantStatus, Timestamp,
+};
+use uuid::Uuid;
+
+use super::Fault::*;
+use super::{Key, MutantStore, key};
+
+impl MutantStore {
+    pub(super) fn found(&self, ids: &[Uuid]) -> Vec<OutboxRecord> {
+        let mut found: Vec<OutboxRecord> = self
+            .state()
+            .rows
+            .iter()
+            .map(|row| &row.record)
+            .filter(|record| {
+                let hidden = record.delivery.status == Status::Sent && self.has(FindsOnlyUnsent);
+                ids.contains(&record.id) && !hidden
+            })
+            .cloned()
+            .collect();
+        if self.has(ReversesFinds) {
+            found.reverse();
+        }
+        found
+    }
+
+    pub(super) fn counted(&self) -> Vec<TenantStatus> {
+        let now = Timestamp::now();
+        let mut tenants: BTreeMap<String, TenantStatus> = BTreeMap::new();
+        for row in &self.state().rows {
+            let record = &row.record;
+            let tenant = tenants.entry(record.tenant.to_string()).or_default();
+            let Delivery {
+                status,
+                retry_at,
+                sent_at,
+                ..
+            } = record.delivery;
+            match status {
+                Status::New if retry_at.is_some() && !self.has(CountsRetryingAsNew) => {
+                    tenant.retrying += 1;
+                }
+                Status::New => tenant.new += 1,
+                Status::Sent => tenant.sent += 1,
+                Status::Err => tenant.dead += 1,
+            }
+            if status == Status::New || (status == Status::Sent && self.has(AgesTheSent)) {
+                let age = record.created_at.until(now).as_secs_f64();
+                let other = tenant.oldest_new_seconds.unwrap_or(age);
+                let oldest = if self.has(AgesTheNewest) {
+                    age.min(other)
+                } else {
+                    age.max(other)
+                };
+                tenant.oldest_new_seconds = Some(oldest);
+            }
+            let recent = sent_at.is_some_and(|at| at.until(now).as_secs() < 60);
+            if recent || (status == Status::Sent && self.has(OverstatesTheRate)) {
+                tenant.sent_per_second += if self.has(OverstatesTheRate) {
+                    1.0
+                } else {
+                    1.0 / 60.0
+                };
+            }
+        }
+        let named = |(tenant_id, status)| TenantStatus {
+            tenant_id,
+            ..status
+        };
+        let mut tenants: Vec<TenantStatus> = tenants.into_iter().map(named).collect();
+        if self.has(ReversesTenants) {
+            tenants.reverse();
+        }
+        if self.has(HidesIdleTenants) {
+            tenants.retain(|tenant| tenant.oldest_new_seconds.is_some());
+        }
+        tenants
+    }
+
+    pub(super) fn waiting_keys(&self, limit: u32) -> Vec<HeldKey> {
+        let now = Timestamp::now();
+        let state = self.state();
+        let mut told = Vec::new();
+        for (at, row) in state.rows.iter().enumerate() {
+            let record = &row.record;
+            let retry_at = record.delivery.retry_at;
+            let (because, until, hidden) = match record.delivery.status {
+                Status::Err => ("dead", None, self.has(HidesDeadKeys)),
+                Status::New if retry_at.is_some_and(|until| until > now) => {
+                    ("retrying", retry_at, self.has(HidesRetryingKeys))
+                }
+                Status::New if record.available_at > now => (
+                    "delayed",
+                    Some(record.available_at),
+                    self.has(HidesDelayedKeys),
+                ),
+                Status::New if self.has(TellsOfWhatGoesOn) => ("delayed", None, false),
+                _ => continue,
+            };
+            let Some((tenant, aggregate)) = self.held_key(record).filter(|_| !hidden) else {
+                continue;
+            };
+            let behind = state.rows[at + 1..].iter().filter(|later| {
+                let status = later.record.delivery.status;
+                let waits = match status {
+                    Status::New => true,
+                    Status::Sent => self.has(CountsTheSentAsWaiting),
+                    Status::Err => self.has(CountsTheDeadAsWaiting),
+                };
+                waits
+                    && self
+                        .held_key(&later.record)
+                        .is_some_and(|(t, a)| (t, a) == (tenant.clone(), aggregate.clone()))
+            });
+            let waiting = behind.count() as u64;
+            if waiting == 0 && !self.has(TellsOfWhatHoldsNothing) {
+                continue;
+            }
+            if told.len() >= limit as usize && !self.has(TellsAllHeldKeys) {
+                continue;
+            }
+            told.push(HeldKey {
+                tenant_id: record.tenant.to_string(),
+                aggregate_type: aggregate.kind.filter(|_| !self.has(HidesTheKindOfHeldKeys)),
+                aggregate_id: aggregate.id.unwrap_or_default(),
+                id: record.id,
+                because: match self.fault {
+                    Some(CallsEverythingDelayed) => "delayed".into(),
+                    _ => because.into(),
+                },
+                until: until.filter(|_| !self.has(HidesUntilWhen)),
+                waiting: waiting + u64::from(self.has(CountsTheHolderAsWaiting)),
+            });
+        }
+        told
+    }
+
+    fn held_key(&self, record: &OutboxRecord) -> Option<Key> {
+        let (tenant, aggregate) = key(record)?;
+        match self.fault {
+            Some(HeldKeysWithoutTenant) => Some((Tenant::default(), aggregate)),
+            _ => Some((tenant, aggregate)),
+        }
+    }
+
+    pub(super) fn letters(&self, filter: &Filter, after: i64, limit: u32) -> Vec<OutboxRecord> {
+        let mut filter = filter.clone();
+        let micro = Duration::from_micros(1);
+        match self.fault {
+            Some(FiltersByNoTenant) => filter.tenant = None,
+            Some(FiltersByNoType) => filter.event_type = None,
+            Some(FiltersByNoAggregate) => filter.aggregate_id = None,
+            Some(FiltersByNoSince) => filter.since = None,
+            Some(FiltersByNoUntil) => filter.until = None,
+            Some(FiltersByNoIds) => filter.ids = None,
+            Some(TakesNoIdsForAny) => filter.ids = filter.ids.filter(|ids| !ids.is_empty()),
+            Some(SinceIsExclusive) => filter.since = filter.since.map(|at| at.after(micro)),
+            Some(UntilIsInclusive) => filter.until = filter.until.map(|at| at.after(micro)),
+            _ => {}
+        }
+        let after = match self.fault {
+            Some(PagesFromTheFirst) => 0,
+            Some(PagesRepeatTheLast) => after - 1,
+            _ => after,
+        };
+        let limit = match self.fault {
+            Some(IgnoresThePageLimit) => usize::MAX,
+            _ => limit as usize,
+        };
+        let state = self.state();
+        let letters = state.rows.iter().map(|row| &row.record).filter(|record| {
+            let dead = record.delivery.status == Status::Err || self.has(TakesTheLivingForDead);
+            dead && record.seq > after && filter.matches(record)
+        });
+        if self.has(ReversesLetters) {
+            let mut letters: Vec<OutboxRecord> = letters.cloned().collect();
+            letters.reverse();
+            letters.truncate(limit);
+            return letters;
+        }
+        letters.take(limit).cloned().collect()
+    }
+
+    pub(super) fn retried(&self, ids: &[Uuid]) -> u64 {
+        let mut changed = 0;
+        for row in &mut self.state().rows {
+            let record = &mut row.record;
+            let may = match record.delivery.status {
+                Status::Err => true,
+                Status::Sent => self.has(RetriesTheSent),
+                Status::New => self.has(RetriesTheWaiting) && record.delivery.retry_at.is_some(),
+            };
+            if !may || !(ids.contains(&record.id) || self.has(RetriesAll)) {
+                continue;
+            }
+            changed += 1;
+            let Delivery {
+                retry_cnt,
+                error_message,
+                ..
+            } = record.delivery.clone();
+            record.delivery = Delivery {
+                retry_cnt: if self.has(RetriesKeepTheCount) {
+                    retry_cnt
+                } else {
+                    0
+                },
+                error_message,
+                ..Delivery::default()
+            };
+            match self.fault {
+                Some(RetriesUnderANewId) => record.id = Uuid::now_v7(),
+                Some(RetriesNothing) => record.delivery.status = Status::Err,
+                Some(RetriesLater) => {
+                    let later = Timestamp::now().after(Duration::from_secs(60));
+                    record.delivery.retry_at = Some(later);
+                }
+                _ => {}
+            }
+        }
+        if self.has(SaysAllWereRetried) {
+            return ids.len() as u64;
+        }
+        changed
+    }
+
+    pub(super) fn discarded(&self, ids: &[Uuid]) -> u64 {
+        let rows = &mut self.state().rows;
+        let before = rows.len();
+        rows.retain(|row| {
+            let goes = match row.record.delivery.status {
+                Status::Err => !self.has(DiscardsNothing),
+                Status::New => self.has(DiscardsTheNew),
+                Status::Sent => self.has(DiscardsTheSent),
+            };
+            !(goes && (ids.contains(&row.record.id) || self.has(DiscardsAll)))
+        });
+        (before - rows.len()) as u64
+    }
+
+    pub(super) fn purged(&self, age: Duration, limit: u32) -> u64 {
+        let now = Timestamp::now();
+        let limit = if self.has(PurgesWithoutLimit) {
+            u32::MAX
+        } else {
+            limit
+        };
+        let mut left = limit;
+        self.state().rows.retain(|row| {
+            let Delivery {
+                status, sent_at, ..
+            } = row.record.delivery;
+            let kind = match status {
+                Status::Sent => !self.has(PurgesNothing),
+                Status::New => self.has(PurgesTheNew),
+                Status::Err => self.has(PurgesTheDead),
+            };
+            let since = match self.fault {
+                Some(PurgesByCreation) => row.record.created_at,
+                _ => sent_at.unwrap_or(row.record.created_at),
+            };
+            let old = since.until(now) > age || self.has(PurgesAtAnyAge);
+            let goes = kind && old && left > 0;
+            left -= u32::from(goes);
+            !goes
+        });
+        u64::from(limit - left)
+    }
+}

@@ -1,0 +1,114 @@
+//! A writing service: business data, a ledger by plain SQL, and an event, in one transaction; the
+//! event is published right after the commit.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bento_outbox::publishers::NatsPublisher;
+use bento_outbox::stores::{PostgresStore, SqliteStore, Tables};
+use bento_outbox::{Aggregate, CloudEvents, Event, ImmediateSettings, Outbox, Payload, Topic};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::{IN_FLIGHT, LEASE};
+
+/// Few enough that units of work meet on them.
+const KEYS: u32 = 20;
+
+/// Writes until standard input ends.
+pub(super) fn serve() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopping = stop.clone();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read(&mut [0]);
+        stopping.store(true, Ordering::Relaxed);
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let env = |name| std::env::var(name).unwrap();
+        let url = env("CHAOS_DATABASE_URL");
+        let random = StdRng::seed_from_u64(env("CHAOS_SEED").parse().unwrap());
+        let bus = env("CHAOS_BUS_URL").parse().unwrap();
+        let topic: Topic = "{type}".parse().unwrap();
+        let bus = Arc::new(NatsPublisher::new(&bus, topic, CloudEvents::default()).unwrap());
+        let immediate = ImmediateSettings {
+            lease_term: LEASE,
+            slots: u32::try_from(IN_FLIGHT).unwrap(),
+            multiplier: Duration::from_millis(50),
+            ..ImmediateSettings::default()
+        };
+        if url.starts_with("sqlite:") {
+            let store = SqliteStore::open(&url, Tables::default()).await.unwrap();
+            write!(
+                Outbox::new(store).publish_with_settings(bus, immediate),
+                random,
+                stop
+            );
+        } else {
+            let store = PostgresStore::open(&url, Tables::default()).await.unwrap();
+            write!(
+                Outbox::new(store).publish_with_settings(bus, immediate),
+                random,
+                stop
+            );
+        }
+    });
+}
+
+/// The same statements on each database. A key's row is locked before its event gets its number, so
+/// units of work of one key follow each other.
+macro_rules! write {
+    ($outbox:expr, $random:expr, $stop:expr) => {
+        let (outbox, mut random) = ($outbox, $random);
+        while !$stop.load(Ordering::Relaxed) {
+            let key = format!("k{}", random.random_range(0..KEYS));
+            let undone = random.random_bool(0.1);
+            let written = outbox
+                .run(async |uow| {
+                    let n: i64 = sqlx::query_scalar(
+                        "insert into chaos_keys (key, n) values ($1, 1)
+                         on conflict (key) do update set n = chaos_keys.n + 1 returning n",
+                    )
+                    .bind(&key)
+                    .fetch_one(uow.tx())
+                    .await?;
+                    let event = Event {
+                        aggregate: Aggregate {
+                            kind: Some("thing".into()),
+                            id: Some(key.clone()),
+                        },
+                        ..Event::new("chaos.happened", Payload::json(n.to_string())?)
+                    };
+                    sqlx::query("insert into chaos_ledger (id, key, n) values ($1, $2, $3)")
+                        .bind(event.id.to_string())
+                        .bind(&key)
+                        .bind(n)
+                        .execute(uow.tx())
+                        .await?;
+                    uow.raise(event)?;
+                    match undone {
+                        true => Err(bento_outbox::Error::new(
+                            bento_outbox::ErrorKind::RolledBack,
+                            "undone",
+                        )),
+                        false => Ok(()),
+                    }
+                })
+                .await;
+            let pause = if written.is_err() && !undone {
+                50
+            } else {
+                random.random_range(1..6)
+            };
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        let _ = tokio::time::timeout(Duration::from_secs(5), outbox.flushed()).await;
+    };
+}
+use write;

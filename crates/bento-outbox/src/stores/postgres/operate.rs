@@ -1,0 +1,246 @@
+//! The operator's verbs.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::super::sql::error;
+use super::PostgresStore;
+use super::rows::{COLUMNS, get, record};
+use crate::error::Result;
+use crate::record::OutboxRecord;
+use crate::store::{Filter, HeldKey, Inspection, LiveRelay, TenantStatus};
+use crate::timestamp::Timestamp;
+
+pub(super) async fn find(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "select {COLUMNS} from {} where id = any($1) order by seq",
+        store.table()
+    )))
+    .bind(ids)
+    .fetch_all(&store.pool)
+    .await
+    .map_err(|e| error("reading events", e))?;
+    rows.iter().map(record).collect()
+}
+
+pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
+    let looking = |e| error("looking at the database", e);
+    let (leases, relays) = (store.helper("leases"), store.helper("relays"));
+    let tables = [store.table(), leases.clone(), relays.clone()];
+    let indexes = ["new", "unsent", "dead", "sent"];
+    let (server, clock, oldest): (String, DateTime<Utc>, Option<f64>) = sqlx::query_as(
+        "select split_part(version(), ' on ', 1), clock_timestamp(),
+                (select extract(epoch from clock_timestamp() - min(xact_start))::float8 from pg_stat_activity
+                 where backend_xmin is not null and pid <> pg_backend_pid() and datname = current_database())",
+    )
+    .fetch_one(&store.pool)
+    .await
+    .map_err(looking)?;
+    let missing = sqlx::query_scalar(
+        "select name from unnest($2::text[]) as name
+         where not exists (select from pg_index join pg_class on pg_class.oid = indexrelid
+                           where indrelid = $1::regclass and relname = name and indisvalid)",
+    )
+    .bind(store.table())
+    .bind(indexes.map(|name| format!("{}_{name}", store.tables.table())))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(looking)?;
+    let forbidden = sqlx::query_scalar(
+        "select lower(verb) || ' on ' || name
+         from unnest($1::text[]) as name, unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE']) as verb
+         where not has_table_privilege(name, verb)",
+    )
+    .bind(tables)
+    .fetch_all(&store.pool)
+    .await
+    .map_err(looking)?;
+    let live: Vec<(Uuid, String, i64, DateTime<Utc>)> = sqlx::query_as(AssertSqlSafe(format!(
+        "select r.id, r.scope, count(l.partition), r.until
+         from {relays} r left join {leases} l on l.owner = r.id and l.until > clock_timestamp()
+         where r.until > clock_timestamp() group by r.id order by r.scope, r.id"
+    )))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(looking)?;
+    let relays = live
+        .into_iter()
+        .map(|(id, tenants, partitions, until)| LiveRelay {
+            id,
+            tenants,
+            partitions: u32::try_from(partitions).unwrap_or(0),
+            until: Timestamp::clamped(until.timestamp_micros()),
+        });
+    Ok(Inspection {
+        server: Some(server),
+        clock: Some(Timestamp::clamped(clock.timestamp_micros())),
+        missing,
+        forbidden,
+        oldest_transaction_seconds: oldest,
+        relays: relays.collect(),
+    })
+}
+
+pub(super) async fn status(store: &PostgresStore) -> Result<Vec<TenantStatus>> {
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "select tenant_id,
+                count(*) filter (where status = 'NEW' and retry_at is null) as new,
+                count(*) filter (where status = 'NEW' and retry_at is not null) as retrying,
+                count(*) filter (where status = 'SENT') as sent,
+                count(*) filter (where status = 'ERR') as dead,
+                extract(epoch from clock_timestamp() - min(created_at) filter (where status = 'NEW'))::float8
+                    as oldest,
+                count(*) filter (where sent_at > clock_timestamp() - interval '1 minute') / 60.0::float8 as rate
+         from {} group by tenant_id order by tenant_id collate \"C\"",
+        store.table()
+    )))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(|e| error("reading the status", e))?;
+    let count =
+        |row: &PgRow, column| get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0));
+    rows.iter()
+        .map(|row| {
+            Ok(TenantStatus {
+                tenant_id: get(row, "tenant_id")?,
+                new: count(row, "new")?,
+                retrying: count(row, "retrying")?,
+                sent: count(row, "sent")?,
+                dead: count(row, "dead")?,
+                oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
+                sent_per_second: get(row, "rate")?,
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn held_keys(store: &PostgresStore, limit: u32) -> Result<Vec<HeldKey>> {
+    let table = store.table();
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "select o.tenant_id, o.aggregate_type, o.aggregate_id, o.id,
+                case when o.status = 'ERR' then 'dead' when o.retry_at > statement_timestamp() then 'retrying'
+                     else 'delayed' end as because,
+                greatest(o.retry_at, o.available_at) as until, behind.waiting
+         from {table} o,
+              lateral (select count(*) as waiting from {table} p
+                       where p.ordering_key = o.ordering_key and p.seq > o.seq and p.status = 'NEW') behind
+         where o.aggregate_id is not null and behind.waiting > 0
+           and (o.status = 'ERR' or o.status = 'NEW' and (o.retry_at > statement_timestamp()
+                                                       or o.available_at > statement_timestamp()))
+         order by o.seq limit $1"
+    )))
+    .bind(i64::from(limit))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(|e| error("reading what waits", e))?;
+    rows.iter()
+        .map(|row| {
+            let because: String = get(row, "because")?;
+            let until = get::<Option<DateTime<Utc>>>(row, "until")?
+                .filter(|_| because != "dead")
+                .map(|time| Timestamp::clamped(time.timestamp_micros()));
+            Ok(HeldKey {
+                tenant_id: get(row, "tenant_id")?,
+                aggregate_type: get(row, "aggregate_type")?,
+                aggregate_id: get(row, "aggregate_id")?,
+                id: get(row, "id")?,
+                because,
+                until,
+                waiting: u64::try_from(get::<i64>(row, "waiting")?).unwrap_or(0),
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn dead_letters(
+    store: &PostgresStore,
+    filter: &Filter,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<OutboxRecord>> {
+    let mut statement = QueryBuilder::<Postgres>::new("select ");
+    statement.push(COLUMNS).push(" from ").push(store.table());
+    statement
+        .push(" where status = 'ERR' and seq > ")
+        .push_bind(after);
+    if let Some(tenant) = &filter.tenant {
+        statement
+            .push(" and tenant_id = ")
+            .push_bind(tenant.as_str());
+    }
+    if let Some(event_type) = &filter.event_type {
+        statement.push(" and type = ").push_bind(event_type);
+    }
+    if let Some(aggregate_id) = &filter.aggregate_id {
+        statement
+            .push(" and aggregate_id = ")
+            .push_bind(aggregate_id);
+    }
+    if let Some(since) = filter.since {
+        statement
+            .push(" and created_at >= ")
+            .push_bind(since.to_chrono());
+    }
+    if let Some(until) = filter.until {
+        statement
+            .push(" and created_at < ")
+            .push_bind(until.to_chrono());
+    }
+    if let Some(ids) = &filter.ids {
+        statement.push(" and id = any(").push_bind(ids).push(")");
+    }
+    statement
+        .push(" order by seq limit ")
+        .push_bind(i64::from(limit));
+    let rows = statement
+        .build()
+        .fetch_all(&store.pool)
+        .await
+        .map_err(|e| error("reading dead letters", e))?;
+    rows.iter().map(record).collect()
+}
+
+pub(super) async fn retry(store: &PostgresStore, ids: &[Uuid]) -> Result<u64> {
+    let changed = sqlx::query(AssertSqlSafe(format!(
+        "update {} set status = 'NEW', retry_cnt = 0, retry_at = null, lost_attempts = 0
+         where id = any($1) and status = 'ERR'",
+        store.table()
+    )))
+    .bind(ids)
+    .execute(&store.pool)
+    .await
+    .map_err(|e| error("retrying dead letters", e))?;
+    Ok(changed.rows_affected())
+}
+
+pub(super) async fn discard(store: &PostgresStore, ids: &[Uuid]) -> Result<u64> {
+    let gone = sqlx::query(AssertSqlSafe(format!(
+        "delete from {} where id = any($1) and status = 'ERR'",
+        store.table()
+    )))
+    .bind(ids)
+    .execute(&store.pool)
+    .await
+    .map_err(|e| error("discarding dead letters", e))?;
+    Ok(gone.rows_affected())
+}
+
+pub(super) async fn purge(store: &PostgresStore, age: Duration, limit: u32) -> Result<u64> {
+    let table = store.table();
+    let gone = sqlx::query(AssertSqlSafe(format!(
+        "delete from {table} where status = 'SENT' and id = any(array(
+             select id from {table}
+             where status = 'SENT' and sent_at < clock_timestamp() - $1 * interval '1 second'
+             order by sent_at limit $2 for update skip locked))"
+    )))
+    .bind(age.as_secs_f64())
+    .bind(i64::from(limit))
+    .execute(&store.pool)
+    .await
+    .map_err(|e| error("purging sent events", e))?;
+    Ok(gone.rows_affected())
+}

@@ -1,0 +1,240 @@
+//! The operator's verbs.
+
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
+use uuid::Uuid;
+
+use super::super::sql::error;
+use super::rows::{COLUMNS, get, json, record, time};
+use super::{NOW, SqliteStore};
+use crate::error::Result;
+use crate::record::OutboxRecord;
+use crate::store::{Filter, HeldKey, Inspection, LiveRelay, TenantStatus};
+
+pub(super) async fn find(store: &SqliteStore, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "select {COLUMNS} from {} where id in (select value from json_each(?1)) order by seq",
+        store.table()
+    )))
+    .bind(json(ids)?)
+    .fetch_all(&store.pool)
+    .await
+    .map_err(|e| error("reading events", e))?;
+    rows.iter().map(record).collect()
+}
+
+/// A file has no rights of its own, and a clock that is this machine's.
+pub(super) async fn inspect(store: &SqliteStore) -> Result<Inspection> {
+    let looking = |e| error("looking at the database", e);
+    let (leases, relays) = (store.helper("leases"), store.helper("relays"));
+    let (server, clock): (String, String) = sqlx::query_as(AssertSqlSafe(format!(
+        "select 'SQLite ' || sqlite_version(), {NOW}"
+    )))
+    .fetch_one(&store.pool)
+    .await
+    .map_err(looking)?;
+    let mut missing = Vec::new();
+    for index in ["new", "unsent", "dead", "sent"] {
+        let name = format!("{}_{index}", store.tables.table());
+        let there: bool = sqlx::query_scalar(
+            "select exists(select 1 from sqlite_schema where type = 'index' and name = ?1)",
+        )
+        .bind(&name)
+        .fetch_one(&store.pool)
+        .await
+        .map_err(looking)?;
+        missing.extend((!there).then_some(name));
+    }
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "select r.id, r.scope, r.until,
+                (select count(*) from {leases} l where l.owner = r.id and l.until > {NOW}) as partitions
+         from {relays} r where r.until > {NOW} order by r.scope, r.id"
+    )))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(looking)?;
+    let relay = |row: &SqliteRow| {
+        Ok(LiveRelay {
+            id: super::rows::uuid(get(row, "id")?)?,
+            tenants: get(row, "scope")?,
+            partitions: u32::try_from(count(row, "partitions")?).unwrap_or(0),
+            until: super::rows::read_time(row, "until")?,
+        })
+    };
+    Ok(Inspection {
+        server: Some(server),
+        clock: time(&clock),
+        missing,
+        relays: rows.iter().map(relay).collect::<Result<_>>()?,
+        ..Inspection::default()
+    })
+}
+
+pub(super) async fn status(store: &SqliteStore) -> Result<Vec<TenantStatus>> {
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "select tenant_id,
+                count(*) filter (where status = 'NEW' and retry_at is null) as new,
+                count(*) filter (where status = 'NEW' and retry_at is not null) as retrying,
+                count(*) filter (where status = 'SENT') as sent,
+                count(*) filter (where status = 'ERR') as dead,
+                (julianday('now') - min(julianday(created_at)) filter (where status = 'NEW')) * 86400.0 as oldest,
+                count(*) filter (where sent_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 minute')) / 60.0 as rate
+         from {} group by tenant_id order by tenant_id",
+        store.table()
+    )))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(|e| error("reading the status", e))?;
+    rows.iter()
+        .map(|row| {
+            Ok(TenantStatus {
+                tenant_id: get(row, "tenant_id")?,
+                new: count(row, "new")?,
+                retrying: count(row, "retrying")?,
+                sent: count(row, "sent")?,
+                dead: count(row, "dead")?,
+                oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
+                sent_per_second: get(row, "rate")?,
+            })
+        })
+        .collect()
+}
+
+fn count(row: &SqliteRow, column: &str) -> Result<u64> {
+    get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0))
+}
+
+pub(super) async fn held_keys(store: &SqliteStore, limit: u32) -> Result<Vec<HeldKey>> {
+    let table = store.table();
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "select * from (
+             select o.seq, o.tenant_id, o.aggregate_type, o.aggregate_id, o.id,
+                    case when o.status = 'ERR' then 'dead' when o.retry_at > {NOW} then 'retrying'
+                         else 'delayed' end as because,
+                    case when o.retry_at > {NOW} then o.retry_at else o.available_at end as until,
+                    (select count(*) from {table} p
+                     where p.ordering_key = o.ordering_key and p.seq > o.seq and p.status = 'NEW') as waiting
+             from {table} o
+             where o.aggregate_id is not null
+               and (o.status = 'ERR' or o.status = 'NEW' and (o.retry_at > {NOW}
+                                               or julianday(o.available_at) > julianday('now'))))
+         where waiting > 0 order by seq limit ?1"
+    )))
+    .bind(i64::from(limit))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(|e| error("reading what waits", e))?;
+    rows.iter()
+        .map(|row| {
+            let because: String = get(row, "because")?;
+            let until = get::<Option<&str>>(row, "until")?
+                .filter(|_| because != "dead")
+                .and_then(time);
+            Ok(HeldKey {
+                tenant_id: get(row, "tenant_id")?,
+                aggregate_type: get(row, "aggregate_type")?,
+                aggregate_id: get(row, "aggregate_id")?,
+                id: super::rows::uuid(get(row, "id")?)?,
+                because,
+                until,
+                waiting: count(row, "waiting")?,
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn dead_letters(
+    store: &SqliteStore,
+    filter: &Filter,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<OutboxRecord>> {
+    let mut statement = QueryBuilder::<Sqlite>::new("select ");
+    statement.push(COLUMNS).push(" from ").push(store.table());
+    statement
+        .push(" where status = 'ERR' and seq > ")
+        .push_bind(after);
+    if let Some(tenant) = &filter.tenant {
+        statement
+            .push(" and tenant_id = ")
+            .push_bind(tenant.as_str());
+    }
+    if let Some(event_type) = &filter.event_type {
+        statement.push(" and type = ").push_bind(event_type);
+    }
+    if let Some(aggregate_id) = &filter.aggregate_id {
+        statement
+            .push(" and aggregate_id = ")
+            .push_bind(aggregate_id);
+    }
+    if let Some(since) = filter.since {
+        statement
+            .push(" and julianday(created_at) >= julianday(")
+            .push_bind(since.to_string())
+            .push(")");
+    }
+    if let Some(until) = filter.until {
+        statement
+            .push(" and julianday(created_at) < julianday(")
+            .push_bind(until.to_string())
+            .push(")");
+    }
+    if let Some(ids) = &filter.ids {
+        statement
+            .push(" and id in (select value from json_each(")
+            .push_bind(json(ids)?)
+            .push("))");
+    }
+    statement
+        .push(" order by seq limit ")
+        .push_bind(i64::from(limit));
+    let rows = statement
+        .build()
+        .fetch_all(&store.pool)
+        .await
+        .map_err(|e| error("reading dead letters", e))?;
+    rows.iter().map(record).collect()
+}
+
+pub(super) async fn retry(store: &SqliteStore, ids: &[Uuid]) -> Result<u64> {
+    let changed = sqlx::query(AssertSqlSafe(format!(
+        "update {} set status = 'NEW', retry_cnt = 0, retry_at = null, lost_attempts = 0
+         where id in (select value from json_each(?1)) and status = 'ERR'",
+        store.table()
+    )))
+    .bind(json(ids)?)
+    .execute(&store.pool)
+    .await
+    .map_err(|e| error("retrying dead letters", e))?;
+    Ok(changed.rows_affected())
+}
+
+pub(super) async fn discard(store: &SqliteStore, ids: &[Uuid]) -> Result<u64> {
+    let gone = sqlx::query(AssertSqlSafe(format!(
+        "delete from {} where id in (select value from json_each(?1)) and status = 'ERR'",
+        store.table()
+    )))
+    .bind(json(ids)?)
+    .execute(&store.pool)
+    .await
+    .map_err(|e| error("discarding dead letters", e))?;
+    Ok(gone.rows_affected())
+}
+
+pub(super) async fn purge(store: &SqliteStore, age: Duration, limit: u32) -> Result<u64> {
+    let table = store.table();
+    let gone = sqlx::query(AssertSqlSafe(format!(
+        "delete from {table} where seq in (
+             select seq from {table}
+             where status = 'SENT' and sent_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1)
+             order by sent_at limit ?2)"
+    )))
+    .bind(format!("-{:.3} seconds", age.as_secs_f64()))
+    .bind(i64::from(limit))
+    .execute(&store.pool)
+    .await
+    .map_err(|e| error("purging sent events", e))?;
+    Ok(gone.rows_affected())
+}
