@@ -11,15 +11,17 @@ use super::{NOW, SqliteStore};
 use crate::error::Result;
 use crate::store::{Claim, Claimed, Fence, PARTITIONS, Settle, Verdict};
 
+/// The time of a claim. SQLite's own `'now'` moves on between the rows of one select: an earlier
+/// record could be not yet due and a later one of its key no longer held.
+const CLOCK: &str = "with clock as materialized (
+    select strftime('%Y-%m-%dT%H:%M:%fZ', 'now') as now, julianday('now') as day)";
+
 /// A record that is due and not leased to the unit of work that wrote it. Writers may give
 /// `available_at` in any form that SQLite knows; the other times are the library's own and compare
 /// as text.
-fn due() -> String {
-    format!(
-        "o.status = 'NEW' and julianday(o.available_at) <= julianday('now')
-         and (o.retry_at is null or o.retry_at <= {NOW}) and (o.owner is null or o.lease_until <= {NOW})"
-    )
-}
+const DUE: &str = "o.status = 'NEW' and julianday(o.available_at) <= (select day from clock)
+    and (o.retry_at is null or o.retry_at <= (select now from clock))
+    and (o.owner is null or o.lease_until <= (select now from clock))";
 
 fn not_held(table: &str, claim: &Claim<'_>) -> String {
     if !claim.ordered {
@@ -33,15 +35,15 @@ fn not_held(table: &str, claim: &Claim<'_>) -> String {
     format!(
         "and not exists (select 1 from {table} p
               where p.ordering_key = o.ordering_key and p.seq < o.seq and p.status <> 'SENT'
-                and ({dead} p.status = 'NEW' and (p.retry_at > {NOW}
-                        or julianday(p.available_at) > julianday('now')
-                        or p.owner is not null and p.lease_until > {NOW})))"
+                and ({dead} p.status = 'NEW' and (p.retry_at > (select now from clock)
+                        or julianday(p.available_at) > (select day from clock)
+                        or p.owner is not null and p.lease_until > (select now from clock))))"
     )
 }
 
 pub(super) async fn claim(store: &SqliteStore, claim: &Claim<'_>) -> Result<Claimed> {
     let table = store.table();
-    let (due, held) = (due(), not_held(&table, claim));
+    let held = not_held(&table, claim);
     let tenants = claim.relay.tenants.as_ref().map(json).transpose()?;
     let all = claim.leases.len() == usize::from(PARTITIONS);
     let partitions: Vec<u16> = claim.leases.iter().map(|lease| lease.partition).collect();
@@ -49,8 +51,8 @@ pub(super) async fn claim(store: &SqliteStore, claim: &Claim<'_>) -> Result<Clai
         Vec::new()
     } else {
         sqlx::query(AssertSqlSafe(format!(
-            "select {COLUMNS}, owner from {table} o
-             where {due} and (?1 or o.partition in (select value from json_each(?2)))
+            "{CLOCK} select {COLUMNS}, owner from {table} o
+             where {DUE} and (?1 or o.partition in (select value from json_each(?2)))
                and (?3 is null or o.tenant_id in (select value from json_each(?3))) {held}
              order by o.seq limit ?4"
         )))
@@ -94,10 +96,10 @@ pub(super) async fn claim(store: &SqliteStore, claim: &Claim<'_>) -> Result<Clai
         });
     }
     let (waiting, elsewhere) = sqlx::query_as(AssertSqlSafe(format!(
-        "select exists(select 1 from {table} where status = 'NEW'
+        "{CLOCK} select exists(select 1 from {table} where status = 'NEW'
                        and (?3 is null or tenant_id in (select value from json_each(?3)))),
                 not ?1 and exists(select 1 from {table} o
-                    where {due} and o.partition not in (select value from json_each(?2))
+                    where {DUE} and o.partition not in (select value from json_each(?2))
                       and (?3 is null or o.tenant_id in (select value from json_each(?3))) {held})"
     )))
     .bind(all)
