@@ -67,6 +67,10 @@ macro_rules! store_cases {
             units::hostile_payloads_come_back_byte_for_byte,
             units::a_cancelled_unit_is_there_as_a_whole_or_not_at_all,
             settling::a_claim_is_bounded_ordered_and_of_the_asked_tenants,
+            settling::what_is_in_flight_is_not_read_again,
+            settling::tenants_take_turns,
+            settling::what_has_failed_leaves_room,
+            settling::nothing_goes_past_what_found_no_room,
             settling::a_late_commit_is_not_passed_over,
             settling::a_later_event_waits_for_its_time_and_holds_its_key,
             settling::a_failed_event_waits_and_holds_its_key,
@@ -193,6 +197,7 @@ async fn commit<S: TransactionalStore>(
 #[derive(Clone)]
 struct Ask {
     limit: u32,
+    in_flight: Vec<i64>,
     tenants: Option<Vec<Tenant>>,
     ordered: bool,
     dead_letters_block: bool,
@@ -201,6 +206,7 @@ struct Ask {
 fn everything() -> Ask {
     Ask {
         limit: 100_000,
+        in_flight: Vec::new(),
         tenants: None,
         ordered: true,
         dead_letters_block: false,
@@ -219,6 +225,7 @@ async fn ask(store: &dyn Store, relay: &Relay, leases: &[Lease], ask: &Ask) -> C
         relay,
         leases,
         limit: ask.limit,
+        in_flight: &ask.in_flight,
         ordered: ask.ordered,
         dead_letters_block: ask.dead_letters_block,
     };
@@ -244,6 +251,23 @@ async fn claimed_ids(store: &dyn Store, question: &Ask) -> Vec<Uuid> {
         .iter()
         .map(|record| record.id)
         .collect()
+}
+
+/// What a relay reads in one claim after the other while nothing is settled. What has waited may be
+/// one claim ahead of what comes after it in its key.
+async fn claimed_in_turn(store: &dyn Store) -> Vec<Uuid> {
+    let (mut question, mut ids) = (everything(), Vec::new());
+    for _ in 0..100 {
+        let records = claimed(store, &question).await.records;
+        if records.is_empty() {
+            return ids;
+        }
+        question
+            .in_flight
+            .extend(records.iter().map(|record| record.seq));
+        ids.extend(records.iter().map(|record| record.id));
+    }
+    panic!("the same records are read again and again");
 }
 
 /// Settles as a relay that comes and goes; answers how many rows were changed.

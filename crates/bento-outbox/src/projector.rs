@@ -262,6 +262,7 @@ impl Projector {
                 relay,
                 leases: &leases,
                 limit,
+                in_flight: &[],
                 ordered: settings.ordered,
                 dead_letters_block: settings.dead_letters_block,
             })
