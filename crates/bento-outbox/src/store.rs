@@ -58,7 +58,8 @@ pub trait Store: Send + Sync + 'static {
     /// a cursor: the unsent rows are read from the first one, so a row whose transaction commits
     /// late is not passed over. Tenants that have something take turns, each with an equal share of
     /// the limit; records that were delayed or have failed before take half of it at most while
-    /// others are there. Nothing is written, except that a record whose birth lease has run out is
+    /// others are there, and hold what follows in their key until they are in flight themselves: a
+    /// relay may have claimed some of that before the failure was written. Nothing is written, except that a record whose birth lease has run out is
     /// taken from its owner first, which costs it a [lost attempt](OutboxRecord::lost_attempts).
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed>;
 

@@ -128,6 +128,8 @@ faults! {
     ClaimsWhatIsInFlight,
     /// What was claimed and is not settled holds its key.
     HoldsBehindWhatIsInFlight,
+    /// What comes after a record that has waited is read together with it.
+    FollowsWhatHasWaited,
     /// Tenants take no turns: who has the oldest records is served first.
     ServesTheFloodFirst,
     /// What has waited takes all the room there is.
