@@ -9,6 +9,7 @@
     )
 )]
 
+mod admin;
 mod commands;
 mod connect;
 mod event_line;

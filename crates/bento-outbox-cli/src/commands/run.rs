@@ -14,6 +14,7 @@ use indicatif::ProgressBar;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::admin;
 use crate::connect;
 use crate::failure::{Failure, Result};
 use crate::logging;
@@ -49,13 +50,6 @@ impl Run {
         let bus = connect::bus(&settings)?;
         let store = connect::database(&settings).await?.store();
         logging::begin(&settings, self.once);
-        let without_effect = settings.without_effect();
-        if !without_effect.is_empty() {
-            tracing::info!(
-                settings = without_effect.join(","),
-                "these settings have no effect in this version yet"
-            );
-        }
         store.check().await?;
         match self.once {
             true => once(&settings, store, bus, &stop).await?,
@@ -78,6 +72,7 @@ async fn always(
         settings::masked(&settings.bus_url),
     );
     tracing::info!(database = database_url, bus = bus_url, "relay started");
+    let _server = admin::Server::start(settings, store.clone(), bus.clone()).await?;
     let projector = Projector::new(store, bus.clone(), settings.projector.clone());
     let carrying = async {
         // A bus that takes no events is told of by the projector. Without an event, a check tells.

@@ -43,6 +43,10 @@ pub(crate) struct Settings {
     pub(crate) projector: ProjectorSettings,
     /// How long a stopping relay waits for what is in flight.
     pub(crate) shutdown_timeout: Duration,
+    /// Where health, metrics and the API are served; none for nowhere.
+    pub(crate) admin_addr: Option<SocketAddr>,
+    /// What who asks there must show.
+    pub(crate) admin_token: Option<String>,
     /// What is logged.
     pub(crate) log_level: String,
     /// Whether log lines are JSON.
@@ -50,6 +54,9 @@ pub(crate) struct Settings {
     in_force: InForce,
     sections: Vec<(String, Origin)>,
 }
+
+/// How often what waits is counted for the metrics.
+const COUNT_BACKLOG_EVERY: Duration = Duration::from_secs(5);
 
 impl Settings {
     /// The settings that command line, environment and file give.
@@ -91,10 +98,12 @@ impl Settings {
                 ordered: in_force.text("ordering") == "aggregate",
                 dead_letters_block: in_force.text("on_dead_letter") == "block",
                 lease_term: in_force.read("lease_ttl", value::duration)?,
-                count_backlog_every: None,
+                count_backlog_every: Some(COUNT_BACKLOG_EVERY),
                 retention: in_force.read("retention", value::retention)?,
             },
             shutdown_timeout: in_force.read("shutdown_timeout", value::duration)?,
+            admin_addr: in_force.text("admin_addr").parse().ok(),
+            admin_token: in_force.get("admin_token").map(|given| given.text.clone()),
             log_level: in_force.text("log_level").into(),
             log_json: in_force.text("log_format") == "json",
             in_force,
@@ -118,14 +127,6 @@ impl Settings {
             Some(given) => Err(given.refuse(what)),
             None => Ok(()),
         }
-    }
-
-    /// The names of the settings that were given and change nothing yet.
-    pub(crate) fn without_effect(&self) -> Vec<&'static str> {
-        self.given()
-            .filter(|given| given.setting.support == Support::NoEffectYet)
-            .map(|given| given.setting.name)
-            .collect()
     }
 
     /// Whether somebody said what `name` is.

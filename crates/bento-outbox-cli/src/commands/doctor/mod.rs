@@ -61,11 +61,6 @@ fn check_settings(settings: &Settings, findings: &mut Findings) {
         findings.add("settings", State::Broken, refused.to_string(), advice);
         return;
     }
-    let idle = settings.without_effect();
-    if !idle.is_empty() {
-        let found = format!("{}: no effect in this version yet", idle.join(", "));
-        findings.add("settings", State::Note, found, "");
-    }
     let found = match settings.given_count() {
         0 => "all defaults".to_string(),
         given => format!("{} given, the others are defaults", counted(given, "value")),
