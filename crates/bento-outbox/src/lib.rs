@@ -121,6 +121,7 @@ mod projector;
 mod publisher;
 mod record;
 mod retry;
+mod selector;
 mod store;
 mod tenant;
 mod timestamp;
@@ -141,6 +142,7 @@ pub use projector::{Batch, Projector, ProjectorSettings};
 pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
 pub use retry::RetrySettings;
+pub use selector::{Pattern, Selector};
 pub use store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
     LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantStatus,
@@ -148,7 +150,7 @@ pub use store::{
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;
-pub use topic::Topic;
+pub use topic::{Topic, TopicRule, TopicTemplate};
 pub use unit_of_work::UnitOfWork;
 
 /// The README, so that its code is tested.

@@ -15,6 +15,7 @@ const WORDS: &[&str] = &[
     "pending",
     "record",
     "registry",
+    "selector",
     "tenant",
     "timestamp",
     "topic",
