@@ -111,7 +111,10 @@
 //!   which has the cases it must pass.
 
 mod aggregate;
+mod bus;
 mod cloud_event;
+mod dead_letter;
+mod dead_letter_topic;
 mod error;
 mod event;
 mod immediate;
@@ -132,7 +135,10 @@ pub mod publishers;
 pub mod stores;
 
 pub use aggregate::AggregateRoot;
+pub use bus::{Destination, MessageBus, Route};
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
+pub use dead_letter::{DeadLetter, DeadLetterObserver};
+pub use dead_letter_topic::DeadLetterTopic;
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
 pub use immediate::ImmediateSettings;

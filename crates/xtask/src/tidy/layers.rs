@@ -23,6 +23,7 @@ const WORDS: &[&str] = &[
 const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
     "bus",
+    "dead_letter_topic",
     "immediate",
     "inbox",
     "outbox",
