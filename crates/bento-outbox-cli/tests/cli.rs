@@ -9,6 +9,7 @@ mod checkup;
 mod dead;
 mod place;
 mod relays;
+mod routes;
 mod trouble;
 
 use std::collections::HashSet;
