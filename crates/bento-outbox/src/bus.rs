@@ -306,6 +306,7 @@ impl Drop for Asked<'_> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::cloud_event::CloudEvents;
@@ -494,6 +495,57 @@ mod tests {
         put_aside(&bus.publish(&of_one).await[0], "one");
         std::fs::create_dir(folder.path().join("two")).unwrap();
         assert_eq!(bus.publish(&of_two).await, [Outcome::Acked]);
+    }
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Silent;
+
+    impl crate::event::DomainEvent for Silent {
+        const TYPE: &'static str = "silent";
+    }
+
+    /// A bus that is away at first and then takes everything, and says nothing for a long time.
+    fn silent() -> MemoryPublisher {
+        let bus = MemoryPublisher::default();
+        let is_back = AtomicBool::new(false);
+        bus.on(move |_: Silent, _| {
+            let is_back = is_back.swap(true, Ordering::Relaxed);
+            async move {
+                if is_back {
+                    tokio::time::sleep(Duration::from_secs(3_600)).await;
+                }
+                Err(Rejection::new(RejectionClass::Unreachable, "no route"))
+            }
+        });
+        bus
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_long_for_a_destination_that_was_away_and_is_silent_now() {
+        let bus = bus(
+            &destination("main", MemoryPublisher::default()),
+            &[("silent", &destination("silent", silent()))],
+        );
+        let mut batch = batch(&["silent", "a", "silent"]);
+        for record in &mut batch {
+            record.payload = "null".into();
+        }
+        let outcomes = bus.publish(&batch[..2]).await;
+        tokio::time::sleep(put_aside(&outcomes[0], "silent")).await;
+        let begun = Instant::now();
+        let outcomes = bus.publish(&batch).await;
+        // A subscriber may take 30 seconds.
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert!(
+            matches!(&outcomes[0], Outcome::Unknown { reason } if reason.starts_with("silent ")),
+            "the probe: {outcomes:?}"
+        );
+        assert_eq!(outcomes[1], Outcome::Acked);
+        put_aside(&outcomes[2], "silent");
+        // Until its answer comes nothing more goes there.
+        let outcomes = bus.publish(&batch).await;
+        put_aside(&outcomes[0], "silent");
+        assert_eq!(outcomes[1], Outcome::Acked);
     }
 
     /// A publisher that does not survive what it is given.
