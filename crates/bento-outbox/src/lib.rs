@@ -76,6 +76,7 @@
 //! | store | a database, as the outbox sees it: [`Store`], and [`TransactionalStore`] for writing |
 //! | publisher | a message bus, as the outbox sees it; it *publishes*: [`Publisher`] |
 //! | projector | the relay: it *claims* records, has them published and *settles* them: [`Projector`] |
+//! | destination | a bus that events may be routed to: [`MessageBus`] |
 //! | outcome | what the bus answered about one record: [`Outcome`] |
 //! | dead letter | a record with the status `ERR`: a person must look |
 //!
@@ -106,7 +107,7 @@
 //! - What happens when a future is dropped: the sections "Cancel safety" of [`Outbox`]'s and
 //!   [`UnitOfWork`]'s functions.
 //! - What an error means for the caller: [`ErrorKind`].
-//! - What a message looks like: [`CloudEvents`].
+//! - What a message looks like: [`CloudEvents`]; under which topic: [`Topic`].
 //! - An adapter of your own: [`Store`], [`Publisher`], and the crate `bento-outbox-conformance`,
 //!   which has the cases it must pass.
 
