@@ -103,6 +103,7 @@ macro_rules! store_cases {
             operating::a_retried_letter_keeps_its_id_and_bytes,
             operating::only_dead_letters_are_discarded,
             operating::only_old_sent_events_are_purged,
+            operating::the_backlog_is_what_is_not_sent,
             operating::keys_that_wait_say_why,
             carrying::every_event_is_carried_once_in_order,
             carrying::a_refused_event_delays_only_its_own_key,

@@ -127,6 +127,7 @@ mod record;
 mod retry;
 mod selector;
 mod store;
+pub mod telemetry;
 mod tenant;
 mod timestamp;
 mod topic;
@@ -152,8 +153,8 @@ pub use retry::RetrySettings;
 pub use selector::{Pattern, Selector};
 pub use store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
-    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantStatus,
-    TransactionalStore, Verdict,
+    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
+    TenantStatus, TransactionalStore, Verdict,
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;

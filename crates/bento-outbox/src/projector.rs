@@ -19,6 +19,7 @@ use crate::publisher::Publisher;
 use crate::record::Rejection;
 use crate::retry::RetrySettings;
 use crate::store::{Relay, Store};
+use crate::telemetry;
 use crate::tenant::Tenant;
 
 /// Carries committed events from a store to a bus.
@@ -67,6 +68,9 @@ pub struct ProjectorSettings {
     pub dead_letters_block: bool,
     /// How long a partition is leased; renewed at a third of it. Defaults to 10 s.
     pub lease_term: Duration,
+    /// How often what waits is counted for the [metrics](crate::telemetry); none for never, as where
+    /// nobody collects them. Defaults to none.
+    pub count_backlog_every: Option<Duration>,
     /// How long sent events are kept: none for ever, zero to delete them as they are sent.
     /// Defaults to none.
     pub retention: Option<Duration>,
@@ -83,6 +87,7 @@ impl Default for ProjectorSettings {
             ordered: true,
             dead_letters_block: false,
             lease_term: Duration::from_secs(10),
+            count_backlog_every: None,
             retention: None,
         }
     }
@@ -186,6 +191,7 @@ impl Projector {
     /// When the database cannot be told; the leases then run out.
     pub async fn release(&self) -> Result<()> {
         *self.holding() = Holding::default();
+        telemetry::leases_held(0);
         self.shared.store.release(&self.shared.relay).await
     }
 

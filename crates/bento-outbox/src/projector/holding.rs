@@ -8,6 +8,7 @@ use super::Projector;
 use crate::error::Result;
 use crate::immediate::TERM_USED;
 use crate::store::{Lease, PARTITIONS};
+use crate::telemetry;
 
 /// The part of a term after which leases are renewed.
 pub(super) const RENEW: f64 = 1.0 / 3.0;
@@ -59,6 +60,7 @@ impl Projector {
         if leases.len() != holding.leases.len() {
             tracing::info!(held = leases.len(), of = PARTITIONS, "partitions leased");
         }
+        telemetry::leases_held(leases.len());
         holding.careful |= leases.iter().any(|lease| lease.from_the_dead);
         holding.leases = leases;
         holding.renew_at = asked + term.mul_f64(RENEW);

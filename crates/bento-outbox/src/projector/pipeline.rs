@@ -5,6 +5,7 @@
 //! held for the batches that were claimed before the database knew ([`HeldKeys`]). Leases are
 //! renewed only while nothing is in flight: renewing may give some to another relay.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -15,14 +16,41 @@ use super::holding::RENEW;
 use super::publishing::{HeldKeys, Published};
 use super::{Batch, Projector, finished};
 use crate::error::{ErrorKind, Result};
+use crate::telemetry;
 
 /// Records of the past deleted in one statement, and how often old ones are looked for.
 const PURGE_LIMIT: u32 = 1_000;
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 
+/// The pause between two counts of the backlog is so many times as long as a count.
+const COUNTING_PART: u32 = 20;
+
 impl Projector {
     /// Carries until it is told to stop, or whoever would tell it is gone.
-    pub(super) async fn carry(&self, mut stopping: watch::Receiver<bool>) -> Result<()> {
+    pub(super) async fn carry(&self, stopping: watch::Receiver<bool>) -> Result<()> {
+        tokio::select! {
+            result = self.carry_on(stopping) => result,
+            never = self.count_backlog() => match never {},
+        }
+    }
+
+    /// Counts what waits for the metrics, for as long as somebody carries. A backlog so long that
+    /// counting takes its time is counted less often.
+    async fn count_backlog(&self) -> Infallible {
+        let Some(every) = self.shared.settings.count_backlog_every else {
+            return std::future::pending().await;
+        };
+        loop {
+            let begun = Instant::now();
+            match self.shared.store.backlog().await {
+                Ok(backlog) => telemetry::backlog(&backlog),
+                Err(error) => tracing::debug!(error = error.report(), "the backlog is not counted"),
+            }
+            tokio::time::sleep(every.max(begun.elapsed() * COUNTING_PART)).await;
+        }
+    }
+
+    async fn carry_on(&self, mut stopping: watch::Receiver<bool>) -> Result<()> {
         let settings = &self.shared.settings;
         let mut away = Away::default();
         loop {
@@ -38,7 +66,7 @@ impl Projector {
                     ..
                 }) => Some(away.bus(&rejection)),
                 Ok(batch) => {
-                    away.back();
+                    away.back(batch.sent > 0);
                     away.blocked(batch.blocked.as_ref());
                     match batch {
                         Batch { claimed: 1.., .. } => None,

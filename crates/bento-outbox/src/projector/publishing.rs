@@ -8,6 +8,8 @@ use crate::error::Result;
 use crate::record::{OutboxRecord, Outcome, RejectionClass};
 use crate::retry;
 use crate::store::{Claim, Fence, Lease, Settle, Settlement, Verdict};
+use crate::telemetry::{self, Tally};
+use crate::timestamp::Timestamp;
 
 /// The most records published one by one after a relay died.
 const CAREFUL_MAX: u32 = 200;
@@ -22,6 +24,7 @@ pub(super) struct Taken {
     pub(super) batch: Batch,
     /// What was held at the claim.
     leases: Vec<Lease>,
+    begun: Instant,
     /// Whether a relay died over some of these partitions.
     pub(super) careful: bool,
 }
@@ -31,6 +34,8 @@ pub(super) struct Taken {
 pub(super) struct Published {
     settlements: Vec<Settlement>,
     leases: Vec<Lease>,
+    /// When the batch was claimed.
+    begun: Option<Instant>,
     /// The `seq` of those records. What was not tried is in flight no more: the next claim must read
     /// it again before anything that comes after it in its key.
     pub(super) in_flight: Vec<i64>,
@@ -91,6 +96,7 @@ impl Projector {
 
     /// Claims what comes next.
     pub(super) async fn take(&self, in_flight: &[i64], probe: bool) -> Result<Taken> {
+        let begun = Instant::now();
         let (leases, careful) = {
             let holding = self.holding();
             (holding.leases.clone(), holding.careful)
@@ -123,6 +129,7 @@ impl Projector {
             records: claimed.records,
             batch,
             leases,
+            begun,
             careful,
         })
     }
@@ -137,12 +144,14 @@ impl Projector {
             records,
             mut batch,
             leases,
+            begun,
             careful,
         } = taken;
         held.next();
         let mut published = Published {
             settlements: Vec::with_capacity(records.len()),
             leases,
+            begun: (!records.is_empty()).then_some(begun),
             in_flight: Vec::with_capacity(records.len()),
             is_cut_short: false,
         };
@@ -209,6 +218,7 @@ impl Projector {
         published: &mut Published,
     ) {
         let settings = &self.shared.settings;
+        let mut tally = Tally::default();
         for mut wave in retry::waves(records, settings.ordered) {
             if settings.ordered {
                 wave.retain(|record| !held.holds(record));
@@ -216,7 +226,7 @@ impl Projector {
             // By its own clock, before the lease can have passed to another relay by the database's.
             if Instant::now() >= self.holding().deadline {
                 published.is_cut_short = true;
-                return;
+                break;
             }
             let killers = wave
                 .extract_if(.., |record| {
@@ -239,9 +249,11 @@ impl Projector {
                 let outcome = outcomes
                     .next()
                     .unwrap_or_else(|| Outcome::unknown("the publisher gave no answer for it"));
+                tally.outcome(&outcome);
                 let verdict = self.judge(&record, outcome, batch);
                 (record, verdict)
             }));
+            let now = Timestamp::now();
             for (record, verdict) in judged {
                 batch.count(&record, verdict.as_ref());
                 if !verdict
@@ -251,13 +263,15 @@ impl Projector {
                     held.hold(&record);
                 }
                 if let Some(verdict) = verdict {
+                    tally.verdict(&record, &verdict, now);
                     published.add(&record, verdict);
                 }
             }
             if batch.stopped_by.is_some() {
-                return;
+                break;
             }
         }
+        tally.tell();
     }
 
     /// Whether later records of the key may follow.
@@ -292,7 +306,11 @@ impl Projector {
             relay: &self.shared.relay,
             leases: &published.leases,
         };
-        self.write(&published.settlements, &fence).await
+        self.write(&published.settlements, &fence).await?;
+        if let Some(begun) = published.begun {
+            telemetry::batch_took(begun.elapsed());
+        }
+        Ok(())
     }
 
     async fn write(&self, settlements: &[Settlement], fence: &Fence<'_>) -> Result<()> {
@@ -310,9 +328,11 @@ impl Projector {
             settlements,
         };
         let changed = retry::stubbornly(|| self.shared.store.settle(&settle)).await?;
-        if (changed as usize) < settlements.len() {
+        let fenced = (settlements.len() as u64).saturating_sub(changed);
+        if fenced > 0 {
+            telemetry::fenced(fenced);
             tracing::info!(
-                fenced = settlements.len() as u64 - changed,
+                fenced,
                 "a lease was lost before what it published was settled; another relay goes on"
             );
         }
