@@ -4,8 +4,9 @@ use crate::record::{OutboxRecord, Status};
 
 /// Is told of records that became dead letters.
 pub trait DeadLetterObserver: Send + Sync {
-    /// Told once of each, after the database has it as `ERR` and never before; not at all if the
-    /// process ends in between. Must not block: the relay waits for it.
+    /// Told after the database was written and never before; of each once, but not at all if the
+    /// process ends in between, and twice if a lease is lost there. Must not block: the relay waits
+    /// for it.
     fn died(&self, letters: &[DeadLetter]);
 }
 
