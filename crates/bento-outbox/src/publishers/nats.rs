@@ -70,8 +70,10 @@ impl NatsPublisher {
     ///
     /// # Errors
     /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) when the URL names no host, has an
-    /// unknown option, or one that contradicts another.
+    /// unknown option, or one that contradicts another, and for a topic that its
+    /// [check](Topic::check) refuses.
     pub fn new(url: &Url, topic: Topic, events: CloudEvents) -> Result<Self> {
+        topic.check()?;
         let mut options = Options::of(url)?;
         let stream = options.text("stream");
         let create = options.flag("create")?;
