@@ -105,7 +105,7 @@ impl Bus<'_> {
 
     /// Whether topics mean something to it.
     pub(crate) fn has_topics(&self) -> bool {
-        let without = ["stdout", "file", "null", "http", "https"];
+        let without = ["stdout", "file", "null"];
         !value::scheme(self.url).is_some_and(|scheme| without.contains(&scheme))
     }
 
