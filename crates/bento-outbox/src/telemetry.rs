@@ -263,9 +263,9 @@ mod tests {
         assert_eq!(labels.len(), TENANTS_MAX + 1);
         assert!(labels.contains(OTHER));
         assert_eq!(
-            label("tenant-0"),
+            label("tenant-0").to_string(),
             "tenant-0",
-            "who was first keeps its series"
+            "who was first keeps it"
         );
     }
 
