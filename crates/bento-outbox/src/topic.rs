@@ -285,6 +285,8 @@ mod tests {
             assert_eq!(rejection.class, RejectionClass::Permanent);
             assert!(rejection.reason.contains("another tenant's"), "{rejection}");
         };
+        let unseparated = topic("acme{type}", &[("order.*", "*", "{tenant_id}.{type}")]);
+        refused(&unseparated, None, ".order.placed");
         refused(&named, None, "acme.placed");
         refused(&by_tenant, None, "acme.order.placed");
         refused(&inside, None, "acme.order.placed");
@@ -353,7 +355,9 @@ mod tests {
             (x, from) in ("[ab2E._]{1,9}", 0..8_usize),
             (first, second) in (0..5_usize, 0..5_usize),
         ) {
-            prop_assume!(a != b);
+            if a == b {
+                return Ok(());
+            }
             let owned = ["{tenant_id}.{type}", "a.{type}", "a", "ab.{type}", "s.{tenant_id}.{type}"];
             // The rest may say what it likes, but never what is the first tenant's.
             let free = ["{type}", "{aggregate_type}.{type}", "a{type}", "s.{type}", "{type}.b"];

@@ -69,8 +69,8 @@ impl TopicTemplate {
         Ok((name, fixed))
     }
 
-    /// Whether it makes `name` of an event that matches, of another tenant than `tenant` and by
-    /// more than the first `fixed` bytes: whoever chose the rest chose that tenant's topic.
+    /// Whether it makes `name` of an event that matches, of another tenant than `tenant`, whose part
+    /// does not end within the first `fixed` bytes: whoever chose the rest chose that tenant's topic.
     pub(super) fn claims(
         &self,
         matching: &Selector,
@@ -78,6 +78,9 @@ impl TopicTemplate {
         fixed: usize,
         tenant: &Tenant,
     ) -> bool {
+        if fixed == name.len() {
+            return false;
+        }
         let before_the_type = |part: &&Part| !matches!(part, Part::Type | Part::AggregateType);
         let owner: Vec<&Part> = self.0.iter().take_while(before_the_type).collect();
         let claim = |owned: &dyn Fn(&str, usize) -> bool| {
@@ -91,7 +94,7 @@ impl TopicTemplate {
         };
         if owner.contains(&&Part::TenantId) {
             return claim(&|filled, end| {
-                end > fixed
+                (fixed..).contains(&end)
                     && unescaped(filled).is_some_and(|other| {
                         other != *tenant && matching.tenant.matches(other.as_str())
                     })
