@@ -1,9 +1,10 @@
 //! From a URL to a database or a bus: the only place that names every adapter.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bento_outbox::publishers::{FilePublisher, NullPublisher, StdoutPublisher};
-use bento_outbox::{Error, Publisher, Store};
+use bento_outbox::{Destination, Error, MessageBus, Publisher, Store};
 
 use crate::failure::{Failure, Result};
 use crate::settings::{self, Settings};
@@ -94,13 +95,41 @@ async fn open(settings: &Settings, create: bool) -> Result<Database> {
     }
 }
 
-/// The bus of `bus_url`.
+/// The bus of `bus_url`, with those of the routes behind it.
 ///
 /// # Errors
 /// A URL that this program cannot use; exit code 2. Whether the bus answers, its first use tells.
 pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
-    let url = &settings.bus_url;
-    let refuse = |what: &str| settings.refuse("bus_url", what);
+    let mut destinations = HashMap::new();
+    for bus in settings.buses() {
+        let destination = Destination {
+            name: bus.name(),
+            publisher: one_bus(settings, bus)?,
+        };
+        destinations.insert(bus.url, destination);
+    }
+    // Every URL of the settings is that of one of its buses.
+    let at = |url: &str| destinations[url].clone();
+    let otherwise = at(&settings.bus_url);
+    if destinations.len() == 1 {
+        return Ok(otherwise.publisher);
+    }
+    let route = |route: &settings::Route| bento_outbox::Route {
+        events: route.events.clone(),
+        destination: at(route.bus().unwrap_or(&settings.bus_url)),
+    };
+    let routes = settings.routes.iter().map(route).collect();
+    let bus = MessageBus::new(otherwise, routes, &settings.projector.retry);
+    Ok(Arc::new(bus))
+}
+
+/// One of the buses that the settings name.
+///
+/// # Errors
+/// As for [`bus`].
+pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc<dyn Publisher>> {
+    let url = bus.url;
+    let refuse = |what: &str| bus.refuse(what);
     let not_yet = |bus: &str| {
         Err(refuse(&format!(
             "names {bus}, which is not supported by this version yet"
@@ -127,11 +156,7 @@ pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
             let parsed = url
                 .parse()
                 .map_err(|error| refuse(&format!("is no URL: {error}")))?;
-            let publisher = NatsPublisher::new(
-                &parsed,
-                settings.topic.clone(),
-                settings.cloud_events.clone(),
-            );
+            let publisher = NatsPublisher::new(&parsed, bus.topic(), settings.cloud_events.clone());
             publisher
                 .map(|bus| Arc::new(bus) as Arc<dyn Publisher>)
                 .map_err(|error| named(error, refuse))

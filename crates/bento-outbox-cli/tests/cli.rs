@@ -10,6 +10,7 @@ mod checkup;
 mod dead;
 mod place;
 mod relays;
+mod routes;
 mod trouble;
 
 use std::collections::HashSet;
@@ -285,7 +286,15 @@ fn wrong_use_and_wrong_settings_exit_with_2() {
     fs::write(place.path().join("outbox.toml"), "[[routes]]\ntype = \"a\"").unwrap();
     place
         .run(&["append"])
-        .failed(2, "[[routes]] (outbox.toml line 1) is not supported");
+        .failed(2, "route 1 (outbox.toml line 1) names no topic and no bus");
+    fs::write(
+        place.path().join("outbox.toml"),
+        "[tenants.acme]\nx = \"a\"",
+    )
+    .unwrap();
+    place
+        .run(&["append"])
+        .failed(2, "[tenants.acme] (outbox.toml line 1) is not supported");
     place.run(&["config"]).succeeded();
 }
 

@@ -43,7 +43,12 @@ async fn fresh_nats() -> Nats {
     Nats { server, proxy }
 }
 
-async fn stream(server: &NatsServer, name: &str, subject: &str, change: fn(&mut Config)) {
+pub(crate) async fn stream(
+    server: &NatsServer,
+    name: &str,
+    subject: &str,
+    change: fn(&mut Config),
+) {
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut config = Config {
         name: name.into(),
@@ -104,9 +109,9 @@ impl Faults for Nats {
     }
 }
 
-type Message = async_nats::jetstream::message::StreamMessage;
+pub(crate) type Message = async_nats::jetstream::message::StreamMessage;
 
-async fn messages(server: &NatsServer, stream: &str) -> Vec<Message> {
+pub(crate) async fn messages(server: &NatsServer, stream: &str) -> Vec<Message> {
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut stream = jetstream::new(client).get_stream(stream).await.unwrap();
     let last = stream.info().await.unwrap().state.last_sequence;
@@ -117,7 +122,7 @@ async fn messages(server: &NatsServer, stream: &str) -> Vec<Message> {
     messages
 }
 
-fn headers(message: &Message) -> BTreeMap<String, String> {
+pub(crate) fn headers(message: &Message) -> BTreeMap<String, String> {
     let headers = message.headers.iter();
     headers
         .map(|(name, values)| {

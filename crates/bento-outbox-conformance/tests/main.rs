@@ -16,6 +16,7 @@ mod migrations;
 mod model;
 mod mutants_store;
 mod reach;
+mod routes;
 mod servers;
 mod store;
 mod table;

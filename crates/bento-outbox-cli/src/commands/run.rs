@@ -50,6 +50,9 @@ impl Run {
         let bus = connect::bus(&settings)?;
         let store = connect::database(&settings).await?.store();
         logging::begin(&settings, self.once);
+        for sentence in settings.topics_in_vain() {
+            tracing::warn!("{sentence}");
+        }
         store.check().await?;
         match self.once {
             true => once(&settings, store, bus, &stop).await?,
@@ -67,11 +70,13 @@ async fn always(
     stop: &Stop,
 ) -> Result<()> {
     let (bus, mut is_lost) = Watched::new(settings, bus);
-    let (database_url, bus_url) = (
-        settings::masked(&settings.database_url),
-        settings::masked(&settings.bus_url),
+    let database_url = settings::masked(&settings.database_url);
+    let buses: Vec<String> = settings.buses().iter().map(settings::Bus::name).collect();
+    tracing::info!(
+        database = database_url,
+        bus = buses.join(" "),
+        "relay started"
     );
-    tracing::info!(database = database_url, bus = bus_url, "relay started");
     let _server = admin::Server::start(settings, store.clone(), bus.clone()).await?;
     let projector = Projector::new(store, bus.clone(), settings.projector.clone());
     let carrying = async {
@@ -147,7 +152,8 @@ impl Watched {
         let watched = Self {
             bus,
             in_flight: AtomicUsize::new(0),
-            heals: settings::scheme(&settings.bus_url) != Some("stdout"),
+            heals: settings.buses().len() > 1
+                || settings::scheme(&settings.bus_url) != Some("stdout"),
             lost,
         };
         (Arc::new(watched), is_lost)
@@ -188,9 +194,12 @@ async fn once(
     stop: &Stop,
 ) -> Result<()> {
     let (bus, _) = Watched::new(settings, bus);
-    bus.check()
-        .await
-        .map_err(|rejection| away(settings, &rejection, 0))?;
+    // Of several, one that is away need not keep the events of the others.
+    let is_one = settings.buses().len() == 1;
+    if is_one {
+        let checked = bus.check().await;
+        checked.map_err(|rejection| away(settings, &rejection, 0))?;
+    }
     let backlog = store
         .status()
         .await?
@@ -216,6 +225,10 @@ async fn once(
         ));
     }
     terminal::say(summary(&all, begun.elapsed().as_secs_f64()));
+    if !is_one {
+        let checked = bus.check().await;
+        checked.map_err(|rejection| away(settings, &rejection, all.sent))?;
+    }
     match &all.blocked {
         Some(rejection) => Err(Failure::failed(format!(
             "some events cannot go out, and are kept: {}",
@@ -273,11 +286,13 @@ async fn until_nothing_is_due(
 }
 
 fn away(settings: &Settings, rejection: &Rejection, sent: usize) -> Failure {
-    let url = settings::masked(&settings.bus_url);
-    Failure::failed(format!(
-        "the bus {url} takes no events: {} ({sent} sent before)",
-        rejection.reason
-    ))
+    let Rejection { reason, .. } = rejection;
+    let away = match &settings.buses()[..] {
+        [bus] => format!("the bus {} takes no events: {reason}", bus.name()),
+        // Then it names the bus.
+        _ => reason.clone(),
+    };
+    Failure::failed(format!("{away} ({sent} sent before)"))
 }
 
 fn summary(all: &Batch, seconds: f64) -> String {

@@ -3,6 +3,7 @@
 //! Nothing here is guessed: an unknown name, a value out of range or two values that contradict each
 //! other stop the program with one sentence that names the setting and where it came from.
 
+mod routes;
 mod sources;
 mod table;
 #[cfg(test)]
@@ -14,10 +15,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bento_outbox::stores::Tables;
-use bento_outbox::{CloudEvents, ProjectorSettings, RetrySettings, Topic};
+use bento_outbox::{CloudEvents, ProjectorSettings, RetrySettings, TopicTemplate};
 
 use crate::failure::{Failure, Result};
 
+pub(crate) use routes::{Bus, Route};
 pub(crate) use sources::{Flags, Given, Origin};
 pub(crate) use table::{SETTINGS, Setting, Support};
 pub(crate) use value::{log_filter, masked, scheme};
@@ -29,14 +31,14 @@ pub(crate) struct Settings {
     pub(crate) database_url: String,
     /// What its tables are called.
     pub(crate) tables: Tables,
-    /// The bus.
+    /// The bus of the events that no route sends to another one.
     pub(crate) bus_url: String,
-    /// The template of an event's topic.
-    #[cfg_attr(
-        not(feature = "nats"),
-        allow(dead_code, reason = "for buses that have topics")
-    )]
-    pub(crate) topic: Topic,
+    /// Which events go to another topic, or another bus.
+    pub(crate) routes: Vec<Route>,
+    /// The topic of the events that no route sends to another one.
+    topic: TopicTemplate,
+    /// The topic of the copies of dead letters.
+    dead_letter_topic: Option<TopicTemplate>,
     /// How records become CloudEvents.
     pub(crate) cloud_events: CloudEvents,
     /// How the projector works.
@@ -76,11 +78,16 @@ impl Settings {
         let layers = [file.given, environment, flags.given()];
         let in_force = InForce::of(layers.into_iter().flatten())?;
         in_force.contradictions()?;
-        Ok(Self {
+        let settings = Self {
             database_url: in_force.text("database_url").into(),
             tables: Tables::new(in_force.text("schema"), in_force.text("table"))?,
             bus_url: in_force.text("bus_url").into(),
+            routes: file.routes,
             topic: in_force.read("topic", |text| text.parse().ok())?,
+            dead_letter_topic: match in_force.get("dead_letter_topic") {
+                Some(given) => Some(given.text.parse()?),
+                None => None,
+            },
             cloud_events: CloudEvents {
                 source: in_force.text("source").into(),
                 ..CloudEvents::default()
@@ -108,7 +115,11 @@ impl Settings {
             log_json: in_force.text("log_format") == "json",
             in_force,
             sections: file.sections,
-        })
+        };
+        for bus in settings.buses() {
+            bus.topic().check()?;
+        }
+        Ok(settings)
     }
 
     /// Refuses what this version would have to ignore at the user's cost.
@@ -120,12 +131,19 @@ impl Settings {
         if let Some((section, origin)) = self.sections.first() {
             return Err(Failure::misuse(format!("{section} ({origin}) {what}")));
         }
-        match self
+        if let Some(given) = self
             .given()
             .find(|given| given.setting.support == Support::Refused)
         {
-            Some(given) => Err(given.refuse(what)),
-            None => Ok(()),
+            return Err(given.refuse(what));
+        }
+        let buses = self.buses();
+        match buses.iter().find(|bus| !bus.has_topics()) {
+            Some(bus) if self.dead_letter_topic.is_some() => {
+                let what = format!("needs topics, and the bus {} has none", bus.name());
+                Err(self.refuse("dead_letter_topic", &what))
+            }
+            _ => Ok(()),
         }
     }
 

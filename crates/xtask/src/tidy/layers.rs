@@ -15,6 +15,7 @@ const WORDS: &[&str] = &[
     "pending",
     "record",
     "registry",
+    "selector",
     "tenant",
     "timestamp",
     "topic",
@@ -22,6 +23,7 @@ const WORDS: &[&str] = &[
 const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
     "bus",
+    "dead_letter_topic",
     "immediate",
     "inbox",
     "outbox",

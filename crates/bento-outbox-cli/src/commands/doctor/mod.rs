@@ -46,7 +46,9 @@ impl Doctor {
         let mut findings = Findings::default();
         check_settings(&settings, &mut findings);
         let relays = check_database(&settings, &mut findings).await;
-        check_bus(&settings, relays > 0, &mut findings).await;
+        for bus in settings.buses() {
+            check_bus(&settings, bus, relays > 0, &mut findings).await;
+        }
         findings.print(self.json)?;
         Ok(match findings.count(State::Broken) {
             0 => ExitCode::SUCCESS,
@@ -60,6 +62,9 @@ fn check_settings(settings: &Settings, findings: &mut Findings) {
         let advice = "remove it: `run` refuses to start with it";
         findings.add("settings", State::Broken, refused.to_string(), advice);
         return;
+    }
+    for sentence in settings.topics_in_vain() {
+        findings.add("settings", State::Note, sentence, "");
     }
     let found = match settings.given_count() {
         0 => "all defaults".to_string(),
@@ -251,16 +256,21 @@ fn check_relays(settings: &Settings, relays: &[LiveRelay], unsent: u64, findings
     }
 }
 
-async fn check_bus(settings: &Settings, relay_lives: bool, findings: &mut Findings) {
-    let url = settings::masked(&settings.bus_url);
-    let bus = match connect::bus(settings) {
-        Ok(bus) => bus,
+async fn check_bus(
+    settings: &Settings,
+    bus: settings::Bus<'_>,
+    relay_lives: bool,
+    findings: &mut Findings,
+) {
+    let url = bus.name();
+    let publisher = match connect::one_bus(settings, bus) {
+        Ok(publisher) => publisher,
         Err(failure) => {
             findings.add("bus", State::Broken, failure.to_string(), "");
             return;
         }
     };
-    match (bus.check().await, settings::scheme(&settings.bus_url)) {
+    match (publisher.check().await, settings::scheme(bus.url)) {
         (Ok(()), Some("null")) => {
             let found = format!("{url} acknowledges everything and keeps nothing");
             findings.add("bus", State::Warning, found, "set bus_url");
