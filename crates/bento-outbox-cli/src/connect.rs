@@ -144,11 +144,54 @@ pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
         "kafka" => not_yet("Kafka"),
         "amqp" | "amqps" => not_yet("RabbitMQ"),
         "redis" | "rediss" => not_yet("Redis"),
-        "http" | "https" => not_yet("a webhook"),
+        #[cfg(feature = "http")]
+        "http" | "https" => {
+            webhook(settings, url, refuse).map(|bus| Arc::new(bus) as Arc<dyn Publisher>)
+        }
+        #[cfg(not(feature = "http"))]
+        "http" | "https" => Err(refuse("needs a program built with `--features http`")),
         other => Err(refuse(&format!(
             "begins with {other:?}, which is none of stdout, file, null, nats, kafka, amqp, redis, http"
         ))),
     }
+}
+
+/// The webhook of `alert_url`; none where nobody is to be told.
+///
+/// # Errors
+/// A URL that this program cannot use; exit code 2. Whether it answers, its first use tells.
+pub(crate) fn alert(settings: &Settings) -> Result<Option<Arc<dyn Publisher>>> {
+    let Some(url) = &settings.alert_url else {
+        return Ok(None);
+    };
+    let refuse = |what: &str| settings.refuse("alert_url", &what.replace("bus_url: ", ""));
+    match settings::scheme(url).unwrap_or_default() {
+        #[cfg(feature = "http")]
+        "http" | "https" => webhook(settings, url, refuse).map(|it| Some(Arc::new(it) as _)),
+        #[cfg(not(feature = "http"))]
+        "http" | "https" => Err(refuse("needs a program built with `--features http`")),
+        other => Err(refuse(&format!(
+            "begins with {other:?}, which is neither http nor https"
+        ))),
+    }
+}
+
+#[cfg(feature = "http")]
+fn webhook(
+    settings: &Settings,
+    url: &str,
+    refuse: impl Fn(&str) -> Failure,
+) -> Result<bento_outbox::publishers::HttpPublisher> {
+    let parsed = url
+        .parse()
+        .map_err(|error| refuse(&format!("is no URL: {error}")))?;
+    let webhook = bento_outbox::publishers::HttpPublisher::new(
+        &parsed,
+        settings.topic.clone(),
+        settings.cloud_events.clone(),
+        settings.webhook_secrets.clone(),
+    );
+    webhook.map_err(|error| named(error, refuse))
 }
 
 /// An adapter's error about its URL, with the name of the setting where it is about the URL.

@@ -118,7 +118,7 @@ fn headers(received: &Received) -> BTreeMap<String, String> {
     headers
 }
 
-fn read(received: &Received) -> Arrived {
+pub(super) fn read(received: &Received) -> Arrived {
     let mut headers = headers(received);
     let body = BASE64.decode(&received.body).unwrap();
     let mut attributes: BTreeMap<String, String> = headers

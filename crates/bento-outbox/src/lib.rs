@@ -97,6 +97,7 @@
 //! | `postgres` | [`stores`]`::PostgresStore`, on sqlx |
 //! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
 //! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
+//! | `http` | [`publishers`]`::HttpPublisher`, webhooks, on hyper |
 //!
 //! Always there: [`stores::MemoryStore`], and the [`publishers`] for memory, standard output, a file
 //! and nowhere. Your own statements run on sqlx 0.9.
@@ -111,6 +112,7 @@
 //!   which has the cases it must pass.
 
 mod aggregate;
+mod alert;
 mod cloud_event;
 mod error;
 mod event;
@@ -131,6 +133,7 @@ pub mod publishers;
 pub mod stores;
 
 pub use aggregate::AggregateRoot;
+pub use alert::{AlertSettings, DeadLetterAlert};
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};

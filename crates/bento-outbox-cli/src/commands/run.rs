@@ -14,6 +14,7 @@ use indicatif::ProgressBar;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::alerting::Alerting;
 use crate::connect;
 use crate::failure::{Failure, Result};
 use crate::logging;
@@ -42,11 +43,15 @@ pub(crate) struct Run {
 /// How long giving the leases back may take when what is in flight is given up.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 
+/// How long telling people of dead letters may take at the end.
+const ALERT_MAX: Duration = Duration::from_secs(5);
+
 impl Run {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         settings.refuse_unsupported()?;
         let stop = Stop::on_signals()?;
         let bus = connect::bus(&settings)?;
+        let alert = connect::alert(&settings)?;
         let store = connect::database(&settings).await?.store();
         logging::begin(&settings, self.once);
         let without_effect = settings.without_effect();
@@ -57,11 +62,19 @@ impl Run {
             );
         }
         store.check().await?;
-        match self.once {
-            true => once(&settings, store, bus, &stop).await?,
-            false => always(&settings, store, bus, &stop).await?,
+        let alerting = alert.map(|webhook| Arc::new(Alerting::new(store.clone(), webhook)));
+        let store = match &alerting {
+            Some(alerting) => Arc::clone(alerting) as Arc<dyn Store>,
+            None => store,
+        };
+        let ended = match self.once {
+            true => once(&settings, store, bus, &stop).await,
+            false => always(&settings, store, bus, &stop).await,
+        };
+        if let Some(alerting) = alerting {
+            alerting.flush(ALERT_MAX).await;
         }
-        Ok(ExitCode::SUCCESS)
+        ended.map(|()| ExitCode::SUCCESS)
     }
 }
 

@@ -13,6 +13,8 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+#[cfg(feature = "http")]
+use bento_outbox::publishers::WebhookSecrets;
 use bento_outbox::stores::Tables;
 use bento_outbox::{CloudEvents, ProjectorSettings, RetrySettings, Topic};
 
@@ -33,10 +35,15 @@ pub(crate) struct Settings {
     pub(crate) bus_url: String,
     /// The template of an event's topic.
     #[cfg_attr(
-        not(feature = "nats"),
+        not(any(feature = "nats", feature = "http")),
         allow(dead_code, reason = "for buses that have topics")
     )]
     pub(crate) topic: Topic,
+    /// The webhook that is told of new dead letters.
+    pub(crate) alert_url: Option<String>,
+    /// What webhooks are signed with.
+    #[cfg(feature = "http")]
+    pub(crate) webhook_secrets: WebhookSecrets,
     /// How records become CloudEvents.
     pub(crate) cloud_events: CloudEvents,
     /// How the projector works.
@@ -74,6 +81,9 @@ impl Settings {
             tables: Tables::new(in_force.text("schema"), in_force.text("table"))?,
             bus_url: in_force.text("bus_url").into(),
             topic: in_force.read("topic", |text| text.parse().ok())?,
+            alert_url: in_force.get("alert_url").map(|given| given.text.clone()),
+            #[cfg(feature = "http")]
+            webhook_secrets: in_force.webhook_secrets()?,
             cloud_events: CloudEvents {
                 source: in_force.text("source").into(),
                 ..CloudEvents::default()
@@ -199,6 +209,18 @@ impl InForce {
     fn read<T>(&self, name: &str, read: fn(&str) -> Option<T>) -> Result<T> {
         read(self.text(name))
             .ok_or_else(|| Failure::misuse(format!("{name} has no value that can be read")))
+    }
+
+    /// None where nobody gave one.
+    #[cfg(feature = "http")]
+    fn webhook_secrets(&self) -> Result<WebhookSecrets> {
+        let Some(given) = self.get("webhook_secret") else {
+            return Ok(WebhookSecrets::default());
+        };
+        given.text.parse().map_err(|error: bento_outbox::Error| {
+            let what = error.to_string();
+            given.refuse(what.strip_prefix("webhook_secret ").unwrap_or(&what))
+        })
     }
 
     /// # Errors

@@ -171,7 +171,7 @@ impl MutantWebhook {
             End::Deadline => self.has(TakesSlowBodies),
             End::TooLong => self.has(TakesEndlessBodies),
         };
-        is_success && is_whole && !(self.has(RefusesBodies) && !answer.body.is_empty())
+        is_success && is_whole && (answer.body.is_empty() || !self.has(RefusesBodies))
     }
 }
 

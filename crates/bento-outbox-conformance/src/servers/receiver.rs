@@ -43,6 +43,13 @@ impl Server<Receiver> {
         Self::from_recipe(Receiver { python }).await
     }
 
+    /// How many requests were received.
+    #[must_use]
+    pub fn received_count(&self) -> usize {
+        let text = fs::read(self.folder().join(FILE)).unwrap_or_default();
+        text.iter().filter(|byte| **byte == b'\n').count()
+    }
+
     /// All that was received, in the order in which it was written down.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! What an endpoint's answer says, and whose fault a refusal is.
 
 use std::collections::HashSet;
+use std::num::IntErrorKind;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -114,7 +115,7 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let after = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) => RETRY_AFTER_MAX,
+        Err(error) if *error.kind() == IntErrorKind::PosOverflow => RETRY_AFTER_MAX,
         Err(_) => {
             let until = DateTime::parse_from_rfc2822(text).ok()?;
             (until.to_utc() - now).to_std().unwrap_or_default()
