@@ -12,6 +12,7 @@ mod commits;
 mod faults;
 mod flights;
 mod flights_http;
+mod floor;
 mod handlers;
 mod migrations;
 mod model;

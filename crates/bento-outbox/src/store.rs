@@ -56,8 +56,11 @@ pub trait Store: Send + Sync + 'static {
     /// A record is read only if it is due and no earlier record of its ordering key waits: for a
     /// retry, for its time, or for the unit of work that it was born leased to. Nothing is found by
     /// a cursor: the unsent rows are read from the first one, so a row whose transaction commits
-    /// late is not passed over. Nothing is written, except that a record whose birth lease has run
-    /// out is taken from its owner first, which costs it a [lost attempt](OutboxRecord::lost_attempts).
+    /// late is not passed over. Tenants that have something take turns, each with an equal share of
+    /// the limit; records that were delayed or have failed before take half of it at most while
+    /// others are there, and hold what follows in their key until they are in flight themselves: a
+    /// relay may have claimed some of that before the failure was written. Nothing is written, except that a record whose birth lease has run out is
+    /// taken from its owner first, which costs it a [lost attempt](OutboxRecord::lost_attempts).
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed>;
 
     /// Counts an attempt before it is made, because the last one left no result. Answers how many
@@ -313,6 +316,9 @@ pub struct Claim<'a> {
     pub leases: &'a [Lease],
     /// How many records at most.
     pub limit: u32,
+    /// The `seq` of records that were claimed before and are not settled yet: they are not read
+    /// again and hold nothing back.
+    pub in_flight: &'a [i64],
     /// Whether records of one ordering key wait for each other.
     pub ordered: bool,
     /// Whether a dead letter holds the later records of its ordering key back.

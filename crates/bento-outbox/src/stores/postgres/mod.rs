@@ -2,6 +2,7 @@
 
 mod append;
 mod claims;
+mod floor;
 mod leases;
 mod operate;
 mod reach;
@@ -21,7 +22,9 @@ use tokio::sync::{Notify, OnceCell};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use self::floor::Floor;
 use super::Tables;
+use super::backlog::Backlog;
 use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -38,6 +41,8 @@ pub struct PostgresStore {
     pool: PgPool,
     tables: Tables,
     hints: Arc<Hints>,
+    backlog: Arc<Backlog>,
+    floor: Arc<Floor>,
 }
 
 /// The migrations, in order; `{schema}` and `{table}` are filled in.
@@ -55,6 +60,8 @@ impl PostgresStore {
             pool,
             tables,
             hints: Arc::default(),
+            backlog: Arc::default(),
+            floor: Arc::default(),
         }
     }
 

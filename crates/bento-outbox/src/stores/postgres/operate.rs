@@ -31,7 +31,7 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
     let looking = |e| error("looking at the database", e);
     let (leases, relays) = (store.helper("leases"), store.helper("relays"));
     let tables = [store.table(), leases.clone(), relays.clone()];
-    let indexes = ["new", "unsent", "dead", "sent"];
+    let indexes = ["ready", "waiting", "holding", "unsent", "dead", "sent"];
     let (server, clock, oldest): (String, DateTime<Utc>, Option<f64>) = sqlx::query_as(
         "select split_part(version(), ' on ', 1), clock_timestamp(),
                 (select extract(epoch from clock_timestamp() - min(xact_start))::float8 from pg_stat_activity

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use self::rows::{NewRow, get, json, read_time, uuid};
 use super::Tables;
+use super::backlog::Backlog;
 use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -40,6 +41,7 @@ pub struct SqliteStore {
     pool: SqlitePool,
     tables: Tables,
     hint: Arc<Notify>,
+    backlog: Arc<Backlog>,
 }
 
 /// The migrations, in order; `{table}` is filled in.
@@ -69,6 +71,7 @@ impl SqliteStore {
             pool,
             tables,
             hint: Arc::default(),
+            backlog: Arc::default(),
         }
     }
 

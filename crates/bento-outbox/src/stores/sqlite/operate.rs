@@ -36,7 +36,7 @@ pub(super) async fn inspect(store: &SqliteStore) -> Result<Inspection> {
     .await
     .map_err(looking)?;
     let mut missing = Vec::new();
-    for index in ["new", "unsent", "dead", "sent"] {
+    for index in ["ready", "waiting", "holding", "unsent", "dead", "sent"] {
         let name = format!("{}_{index}", store.tables.table());
         let there: bool = sqlx::query_scalar(
             "select exists(select 1 from sqlite_schema where type = 'index' and name = ?1)",

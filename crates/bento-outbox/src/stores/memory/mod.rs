@@ -1,5 +1,7 @@
 //! A store in memory: for tests and examples, and the model of the others.
 
+mod claims;
+
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -156,72 +158,7 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed> {
-        let now = Timestamp::now();
-        let mut rows = self.rows();
-        let mut claimed = Claimed::default();
-        let mut held: Vec<&OutboxRecord> = Vec::new();
-        let fence = Fence::Leases {
-            relay: claim.relay,
-            leases: claim.leases,
-        };
-        for record in &rows.records {
-            let tenants = &claim.relay.tenants;
-            let theirs = tenants
-                .as_ref()
-                .is_some_and(|ours| !ours.contains(&record.tenant));
-            let status = record.delivery.status;
-            if theirs
-                || status == Status::Sent
-                || (status == Status::Err && !claim.dead_letters_block)
-            {
-                continue;
-            }
-            let is_held = claim.ordered
-                && record.ordering_key().is_some()
-                && held
-                    .iter()
-                    .any(|earlier| earlier.ordering_key() == record.ordering_key());
-            let born = rows
-                .births
-                .get(&record.id)
-                .is_some_and(|(_, until)| *until > now);
-            let due = status == Status::New
-                && !born
-                && record.available_at <= now
-                && record.delivery.retry_at.is_none_or(|at| at <= now);
-            let partition = partition(record);
-            if !due || is_held {
-                held.push(record);
-            } else if claim
-                .leases
-                .iter()
-                .all(|lease| lease.partition != partition)
-            {
-                claimed.elsewhere = true;
-            } else if rows.births.contains_key(&record.id)
-                && rows.writable(&fence, record.id).is_none()
-            {
-                // Nobody takes over who has lost the partition.
-                held.push(record);
-            } else if claimed.records.len() < claim.limit as usize {
-                claimed.records.push(record.clone());
-            }
-        }
-        let waits = claimed.elsewhere
-            || held
-                .iter()
-                .any(|record| record.delivery.status == Status::New);
-        claimed.waiting = claimed.records.is_empty() && waits;
-        claimed.elsewhere &= claimed.records.is_empty();
-        for record in &mut claimed.records {
-            if rows.births.remove(&record.id).is_some() {
-                record.lost_attempts += 1;
-                if let Some(kept) = rows.records.iter_mut().find(|kept| kept.id == record.id) {
-                    kept.lost_attempts += 1;
-                }
-            }
-        }
-        Ok(claimed)
+        Ok(claims::claim(&mut self.rows(), claim))
     }
 
     async fn attempt(&self, fence: &Fence<'_>, id: Uuid) -> Result<Option<u32>> {
