@@ -2,6 +2,7 @@
 
 mod answer;
 mod client;
+mod endpoint;
 mod guard;
 mod signature;
 
@@ -9,30 +10,24 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use chrono::Utc;
 use futures_util::future::join_all;
 use http_body_util::Full;
-use hyper::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
-};
-use hyper::{Method, Request, Uri};
-use percent_encoding::percent_decode_str;
+use hyper::Request;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use self::answer::{Answer, Evidence, REFUSED_MAX};
 use self::client::{ANSWER_BYTES_MAX, Body, Client, NoAnswer};
+use self::endpoint::Endpoint;
 use self::guard::Guard;
 pub use self::signature::WebhookSecrets;
 use super::options::{Options, invalid};
 use crate::cloud_event::CloudEvents;
 use crate::error::Result;
 use crate::publisher::Publisher;
-use crate::record::RejectionClass::{Config, Permanent, Unreachable};
+use crate::record::RejectionClass::{Config, Unreachable};
 use crate::record::{OutboxRecord, Outcome, Rejection, RejectionClass};
 use crate::topic::Topic;
 
@@ -60,13 +55,7 @@ use crate::topic::Topic;
 ///
 /// The records of a batch are sent side by side, so a batch must not have two of one ordering key.
 pub struct HttpPublisher {
-    url: Uri,
-    /// The URL without what may be secret in it.
-    shown: String,
-    authorization: Option<HeaderValue>,
-    topic: Topic,
-    events: CloudEvents,
-    secrets: WebhookSecrets,
+    endpoint: Endpoint,
     timeout: Duration,
     concurrency: usize,
     guard: Guard,
@@ -119,20 +108,9 @@ impl HttpPublisher {
         };
         let guard = Guard::new(&host, options.flag("allow_private")?);
         options.finish()?;
-        let shown = format!(
-            "{}://{}",
-            url.scheme(),
-            &theirs[url::Position::BeforeHost..url::Position::AfterPort]
-        );
-        let uri = Uri::try_from(theirs.as_str())
-            .map_err(|_| invalid("is no URL that HTTP could carry"))?;
+        let events = CloudEvents { mode, ..events };
         Ok(Self {
-            url: uri,
-            shown,
-            authorization: authorization(url),
-            topic,
-            events: CloudEvents { mode, ..events },
-            secrets,
+            endpoint: Endpoint::new(&theirs, topic, events, secrets)?,
             timeout,
             concurrency,
             guard,
@@ -144,8 +122,7 @@ impl HttpPublisher {
     }
 }
 
-/// The URL with our options alone, and with the receiver's parameters alone, as they were written;
-/// neither with a user.
+/// The URL with our options alone, and with the receiver's parameters alone, as they were written.
 fn parted(url: &Url) -> (Url, Url) {
     let is_ours = |parameter: &&str| {
         let name = parameter.split('=').next().unwrap_or_default();
@@ -157,29 +134,9 @@ fn parted(url: &Url) -> (Url, Url) {
         let mut url = url.clone();
         let query = parameters.join("&");
         url.set_query((!query.is_empty()).then_some(&query));
-        // A URL with a host takes another user.
-        let _ = url.set_username("").and_then(|()| url.set_password(None));
         url
     };
     (with(ours), with(theirs))
-}
-
-/// User and password of the URL (Basic, RFC 7617).
-fn authorization(url: &Url) -> Option<HeaderValue> {
-    let decoded = |text| percent_decode_str(text).decode_utf8_lossy();
-    let (user, password) = (url.username(), url.password());
-    if user.is_empty() && password.is_none() {
-        return None;
-    }
-    let credentials = format!(
-        "{}:{}",
-        decoded(user),
-        decoded(password.unwrap_or_default())
-    );
-    let basic = format!("Basic {}", BASE64.encode(credentials));
-    let mut value = HeaderValue::try_from(basic).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 #[async_trait]
@@ -198,7 +155,7 @@ impl Publisher for HttpPublisher {
         if let Some(rejection) = self.pausing() {
             return Err(rejection);
         }
-        let reached = self.client()?.reach(&self.url).await;
+        let reached = self.client()?.reach(&self.endpoint.url).await;
         reached.map_err(|rejection| self.named(rejection))
     }
 }
@@ -222,7 +179,7 @@ impl HttpPublisher {
         if let Some(rejection) = ended.or_else(|| self.pausing()) {
             return Answer::Other(rejection.into());
         }
-        let answer = match (self.request(record), self.client()) {
+        let answer = match (self.endpoint.request(record), self.client()) {
             (Err(rejection), _) => return Answer::Other(rejection.into()),
             (_, Err(rejection)) => Answer::Other(rejection.into()),
             (Ok(request), Ok(client)) => self.exchange(client, request, round).await,
@@ -246,7 +203,7 @@ impl HttpPublisher {
         let late = || {
             let reason = format!(
                 "no complete answer from {} within {:?}",
-                self.shown, self.timeout
+                self.endpoint.shown, self.timeout
             );
             held(round).miss(begun, &reason);
             Answer::Other(Outcome::unknown(reason))
@@ -263,81 +220,21 @@ impl HttpPublisher {
         let body = timeout_at(deadline, Body::of(body)).await;
         // What a refusal goes on to say, and whether it ends, does not matter.
         if !head.status.is_success() {
-            return Answer::of(head.status, &head.headers, &self.shown);
+            return Answer::of(head.status, &head.headers, &self.endpoint.shown);
         }
         match body {
-            Ok(Body::Complete) => Answer::of(head.status, &head.headers, &self.shown),
-            Ok(Body::Endless) => Answer::endless(head.status, ANSWER_BYTES_MAX, &self.shown),
+            Ok(Body::Complete) => Answer::of(head.status, &head.headers, &self.endpoint.shown),
+            Ok(Body::Endless) => {
+                Answer::endless(head.status, ANSWER_BYTES_MAX, &self.endpoint.shown)
+            }
             Ok(Body::Torn(why)) => self.lost(&why),
             Err(_) => late(),
         }
     }
 
     fn lost(&self, why: &str) -> Answer {
-        let reason = format!("the answer of {} was lost: {why}", self.shown);
+        let reason = format!("the answer of {} was lost: {why}", self.endpoint.shown);
         Answer::Other(Outcome::unknown(reason))
-    }
-
-    fn request(&self, record: &OutboxRecord) -> Result<Request<Full<Bytes>>, Rejection> {
-        let event = self.events.message(record)?;
-        let topic = self.topic.of(record)?;
-        let mut headers = HeaderMap::with_capacity(32);
-        for (name, value) in event.headers {
-            self.check_header(&name)?;
-            headers.append(header_name(&name)?, header_value(&name, &value)?);
-        }
-        for (name, value) in event.attributes {
-            // The binding gives it the content type's place and forbids it another one.
-            if name != "datacontenttype" {
-                headers.insert(
-                    attribute_name(name)?,
-                    header_value(name, &CloudEvents::header_value(&value))?,
-                );
-            }
-        }
-        headers.insert(
-            CONTENT_TYPE,
-            header_value("content_type", event.content_type)?,
-        );
-        // An empty body has a length too: some servers insist on it.
-        headers.insert(CONTENT_LENGTH, event.body.len().into());
-        let (id, now) = (record.id.to_string(), Utc::now().timestamp());
-        if let Some(signature) = self.secrets.signature(&id, now, &event.body) {
-            headers.insert(
-                WEBHOOK_SIGNATURE,
-                header_value("webhook-signature", &signature)?,
-            );
-        }
-        headers.insert(WEBHOOK_ID, header_value("webhook-id", &id)?);
-        headers.insert(WEBHOOK_TIMESTAMP, now.into());
-        headers.insert(
-            WEBHOOK_TOPIC,
-            header_value("topic", &CloudEvents::header_value(&topic))?,
-        );
-        headers.entry(USER_AGENT).or_insert(USER);
-        if let Some(authorization) = &self.authorization {
-            headers.insert(AUTHORIZATION, authorization.clone());
-        }
-        let mut request = Request::new(Full::new(event.body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.url.clone();
-        *request.headers_mut() = headers;
-        Ok(request)
-    }
-
-    /// Refuses a header of an event that would have a say in the connection, or in who we are.
-    fn check_header(&self, name: &str) -> Result<(), Rejection> {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
-        let taken = is("authorization") && self.authorization.is_some();
-        if taken
-            || ["keep-alive", "proxy-connection", "http2-settings"]
-                .into_iter()
-                .any(is)
-        {
-            let reason = format!("header {name:?} is a name that the connection itself uses");
-            return Err(Rejection::new(Permanent, reason));
-        }
-        Ok(())
     }
 
     fn client(&self) -> Result<&Client, Rejection> {
@@ -345,7 +242,7 @@ impl HttpPublisher {
             return Ok(client);
         }
         let client = Client::new(
-            &self.url,
+            &self.endpoint.url,
             self.guard.clone(),
             self.concurrency,
             self.timeout,
@@ -354,7 +251,10 @@ impl HttpPublisher {
     }
 
     fn named(&self, rejection: Rejection) -> Rejection {
-        let reason = format!("cannot connect to {}: {}", self.shown, rejection.reason);
+        let reason = format!(
+            "cannot connect to {}: {}",
+            self.endpoint.shown, rejection.reason
+        );
         Rejection::new(rejection.class, reason)
     }
 
@@ -368,7 +268,7 @@ impl HttpPublisher {
     fn pausing(&self) -> Option<Rejection> {
         let until = (*held(&self.pause))?;
         let left = until.checked_duration_since(Instant::now())?;
-        let (shown, seconds) = (&self.shown, left.as_secs() + 1);
+        let (shown, seconds) = (&self.endpoint.shown, left.as_secs() + 1);
         let reason = format!("{shown} asked not to be called for the next {seconds} s");
         Some(Rejection::new(Unreachable, reason))
     }
@@ -412,50 +312,6 @@ fn is_of_the_endpoint(class: RejectionClass) -> bool {
     matches!(class, Unreachable | Config)
 }
 
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-/// The names that begin so are reserved, so that no event can have a header of this name.
-const WEBHOOK_TOPIC: HeaderName = HeaderName::from_static("webhook-topic");
-const USER: HeaderValue =
-    HeaderValue::from_static(concat!("bento-outbox/", env!("CARGO_PKG_VERSION")));
-
-/// The header of an attribute. Most events have these names, which need not be built each time.
-fn attribute_name(attribute: &str) -> Result<HeaderName, Rejection> {
-    macro_rules! known {
-        ($($name:literal)+) => {
-            match attribute {
-                $($name => return Ok(HeaderName::from_static(concat!("ce-", $name))),)+
-                _ => {}
-            }
-        };
-    }
-    known! {
-        "specversion" "id" "source" "type" "time" "subject" "dataschema"
-        "tenantid" "aggregatetype" "schemaversion" "sequence" "partitionkey"
-        "traceparent" "tracestate" "correlationid" "causationid"
-    }
-    header_name(&format!("ce-{attribute}"))
-}
-
-fn header_name(name: &str) -> Result<HeaderName, Rejection> {
-    HeaderName::try_from(name).map_err(|_| {
-        Rejection::new(
-            Permanent,
-            format!("header {name:?} is no name that HTTP knows"),
-        )
-    })
-}
-
-fn header_value(name: &str, value: &str) -> Result<HeaderValue, Rejection> {
-    HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
-        Rejection::new(
-            Permanent,
-            format!("{name} is no text that HTTP could carry"),
-        )
-    })
-}
-
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -483,10 +339,6 @@ mod tests {
         OutboxRecord::of(&event, &Tenant::default(), 7, Timestamp::now())
     }
 
-    fn request(url: &str, record: &OutboxRecord) -> Result<Request<Full<Bytes>>, Rejection> {
-        publisher(url).unwrap().request(record)
-    }
-
     #[test]
     fn our_options_stay_here_and_the_receivers_go_on_as_they_were_written() {
         for (url, asked, shown) in [
@@ -510,8 +362,8 @@ mod tests {
             ("http://0x7f.1/", "http://127.0.0.1/", "http://127.0.0.1"),
         ] {
             let publisher = publisher(url).unwrap();
-            assert_eq!(publisher.url.to_string(), asked);
-            assert_eq!(publisher.shown, shown);
+            assert_eq!(publisher.endpoint.url.to_string(), asked);
+            assert_eq!(publisher.endpoint.shown, shown);
         }
     }
 
@@ -532,58 +384,6 @@ mod tests {
         ] {
             let error = publisher(url).err().unwrap().to_string();
             assert!(error.contains(said), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_request_has_the_attributes_that_the_binding_says_and_no_others() {
-        let mut record = record();
-        record.headers = r#"{"x-shop":"Z\u00fcrich","X-Shop":"2","user-agent":"mine"}"#.into();
-        let request = request("http://bob:p%40ss@h/a", &record).unwrap();
-        let headers = request.headers();
-        let header = |name: &str| headers.get(name).map(|value| value.as_bytes().to_vec());
-        let shop: Vec<_> = headers
-            .get_all("x-shop")
-            .iter()
-            .map(HeaderValue::as_bytes)
-            .collect();
-        assert_eq!(shop, [b"2".as_slice(), "Zürich".as_bytes()]);
-        for (name, value) in [
-            ("ce-type", Some("order.placed")),
-            ("ce-datacontenttype", None),
-            ("content-type", Some("application/json")),
-            ("user-agent", Some("mine")),
-            ("authorization", Some("Basic Ym9iOnBAc3M=")),
-            ("webhook-id", Some(record.id.to_string().as_str())),
-            ("webhook-topic", Some("order.placed")),
-            ("webhook-signature", None),
-        ] {
-            assert_eq!(
-                header(name),
-                value.map(|value| value.as_bytes().to_vec()),
-                "{name}"
-            );
-        }
-        assert!(
-            !format!("{headers:?}").contains("Ym9i"),
-            "a secret in Debug"
-        );
-    }
-
-    #[test]
-    fn a_header_that_would_speak_for_the_connection_is_refused() {
-        for (url, name, refused) in [
-            ("http://h/", "Keep-Alive", true),
-            ("http://h/", "proxy-connection", true),
-            ("http://h/", "authorization", false),
-            ("http://bob:pw@h/", "Authorization", true),
-        ] {
-            let mut record = record();
-            record.headers = format!("{{\"{name}\":\"x\"}}");
-            let rejection = request(url, &record).err();
-            assert_eq!(rejection.is_some(), refused, "{name}");
-            let class = rejection.map(|rejection| rejection.class);
-            assert!(class.is_none_or(|class| class == Permanent));
         }
     }
 
