@@ -18,7 +18,7 @@ use crate::{connect, held};
 /// Look for what is wrong, and say what to do about it
 ///
 /// Checks the settings, the database (reachable, version, tables, indexes, rights, clock), the bus, the
-/// relays, the ordering keys that wait, and the dead letters. Exits with 1 when something is broken.
+/// relays, the ordering keys that wait, the dead letters, and the webhook that is told of them. Exits with 1 when something is broken.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox doctor
