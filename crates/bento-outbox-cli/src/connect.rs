@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+#[cfg(feature = "http")]
+use bento_outbox::Topic;
 use bento_outbox::publishers::{FilePublisher, NullPublisher, StdoutPublisher};
 use bento_outbox::{Destination, Error, MessageBus, Publisher, Store};
 
@@ -169,11 +171,56 @@ pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc
         "kafka" => not_yet("Kafka"),
         "amqp" | "amqps" => not_yet("RabbitMQ"),
         "redis" | "rediss" => not_yet("Redis"),
-        "http" | "https" => not_yet("a webhook"),
+        #[cfg(feature = "http")]
+        "http" | "https" => webhook(settings, url, bus.topic(), refuse)
+            .map(|bus| Arc::new(bus) as Arc<dyn Publisher>),
+        #[cfg(not(feature = "http"))]
+        "http" | "https" => Err(refuse("needs a program built with `--features http`")),
         other => Err(refuse(&format!(
             "begins with {other:?}, which is none of stdout, file, null, nats, kafka, amqp, redis, http"
         ))),
     }
+}
+
+/// The webhook of `alert_url`; none where nobody is to be told.
+///
+/// # Errors
+/// A URL that this program cannot use; exit code 2. Whether it answers, its first use tells.
+pub(crate) fn alert(settings: &Settings) -> Result<Option<Arc<dyn Publisher>>> {
+    let Some(url) = &settings.alert_url else {
+        return Ok(None);
+    };
+    let refuse = |what: &str| settings.refuse("alert_url", &what.replace("bus_url: ", ""));
+    match settings::scheme(url).unwrap_or_default() {
+        #[cfg(feature = "http")]
+        "http" | "https" => {
+            webhook(settings, url, Topic::default(), refuse).map(|it| Some(Arc::new(it) as _))
+        }
+        #[cfg(not(feature = "http"))]
+        "http" | "https" => Err(refuse("needs a program built with `--features http`")),
+        other => Err(refuse(&format!(
+            "begins with {other:?}, which is neither http nor https"
+        ))),
+    }
+}
+
+#[cfg(feature = "http")]
+fn webhook(
+    settings: &Settings,
+    url: &str,
+    topic: Topic,
+    refuse: impl Fn(&str) -> Failure,
+) -> Result<bento_outbox::publishers::HttpPublisher> {
+    let parsed = url
+        .parse()
+        .map_err(|error| refuse(&format!("is no URL: {error}")))?;
+    let webhook = bento_outbox::publishers::HttpPublisher::new(
+        &parsed,
+        topic,
+        settings.cloud_events.clone(),
+        settings.webhook_secrets.clone(),
+    );
+    webhook.map_err(|error| named(error, refuse))
 }
 
 /// An adapter's error about its URL, with the name of the setting where it is about the URL.

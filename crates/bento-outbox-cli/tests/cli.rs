@@ -218,8 +218,8 @@ fn wrong_use_and_wrong_settings_exit_with_2() {
             "not supported by this version yet",
         ),
         (
-            vec!["run", "--bus-url", "http://localhost"],
-            "not supported by this version yet",
+            vec!["run", "--bus-url", "http://localhost?concurrency=0"],
+            "option concurrency",
         ),
         (
             vec!["run", "--bus-url", "memory:"],

@@ -25,6 +25,8 @@ bus_suite!(nats, fresh_nats, NATS);
 const NATS: Capabilities = Capabilities {
     keeps: true,
     carries_bodies: true,
+    keeps_batch_order: true,
+    lowers_header_names: false,
     drops_repetitions: true,
     refuses_unrouted: true,
     payload_bytes_max: Some(1_000_000),

@@ -98,6 +98,7 @@
 //! | `postgres` | [`stores`]`::PostgresStore`, on sqlx |
 //! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
 //! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
+//! | `http` | [`publishers`]`::HttpPublisher`, webhooks, on hyper |
 //!
 //! Always there: [`stores::MemoryStore`], and the [`publishers`] for memory, standard output, a file
 //! and nowhere. Your own statements run on sqlx 0.9.
@@ -112,6 +113,7 @@
 //!   which has the cases it must pass.
 
 mod aggregate;
+mod alert;
 mod bus;
 mod cloud_event;
 mod dead_letter;
@@ -137,6 +139,7 @@ pub mod publishers;
 pub mod stores;
 
 pub use aggregate::AggregateRoot;
+pub use alert::{AlertSettings, DeadLetterAlert};
 pub use bus::{Destination, MessageBus, Route};
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
 pub use dead_letter::{DeadLetter, DeadLetterObserver};

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bento_outbox::{
-    Batch, OutboxRecord, Outcome, Projector, Publisher, Rejection, RejectionClass, Store,
+    AlertSettings, Batch, DeadLetterAlert, DeadLetterObserver, DeadLetterTopic, OutboxRecord,
+    Outcome, Projector, Publisher, Rejection, RejectionClass, Store,
 };
 use clap::Args;
 use indicatif::ProgressBar;
@@ -43,22 +44,91 @@ pub(crate) struct Run {
 /// How long giving the leases back may take when what is in flight is given up.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 
+/// How long telling people of dead letters may take at the end.
+const ALERT_MAX: Duration = Duration::from_secs(5);
+
 impl Run {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         settings.refuse_unsupported()?;
         let stop = Stop::on_signals()?;
         let bus = connect::bus(&settings)?;
+        let alert = connect::alert(&settings)?;
         let store = connect::database(&settings).await?.store();
         logging::begin(&settings, self.once);
         for sentence in settings.topics_in_vain() {
             tracing::warn!("{sentence}");
         }
         store.check().await?;
-        match self.once {
-            true => once(&settings, store, bus, &stop).await?,
-            false => always(&settings, store, bus, &stop).await?,
+        let observers = Observers::of(&settings, alert, &bus)?;
+        let ended = match self.once {
+            true => once(&settings, store, bus, &observers, &stop).await,
+            false => always(&settings, store, bus, &observers, &stop).await,
+        };
+        observers.flush().await;
+        ended.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// Who is told of dead letters.
+#[derive(Default)]
+struct Observers {
+    alert: Option<Arc<DeadLetterAlert>>,
+    copies: Option<Arc<DeadLetterTopic>>,
+}
+
+impl Observers {
+    fn of(
+        settings: &Settings,
+        alert: Option<Arc<dyn Publisher>>,
+        bus: &Arc<dyn Publisher>,
+    ) -> Result<Self> {
+        let start = |webhook| Arc::new(DeadLetterAlert::start(webhook, AlertSettings::default()));
+        let topic = settings.topic();
+        let copies = match topic.dead_letters {
+            Some(_) => {
+                let retry = settings.projector.retry.clone();
+                Some(Arc::new(DeadLetterTopic::new(bus.clone(), topic, retry)?))
+            }
+            None => None,
+        };
+        Ok(Self {
+            alert: alert.map(start),
+            copies,
+        })
+    }
+
+    fn projector(
+        &self,
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        bus: Arc<dyn Publisher>,
+    ) -> Projector {
+        let alert = self
+            .alert
+            .clone()
+            .map(|it| it as Arc<dyn DeadLetterObserver>);
+        let copies = self
+            .copies
+            .clone()
+            .map(|it| it as Arc<dyn DeadLetterObserver>);
+        let observers = alert.into_iter().chain(copies).collect();
+        Projector::observed(store, bus, settings.projector.clone(), observers)
+    }
+
+    /// Tells what was not told yet, within bounds.
+    async fn flush(&self) {
+        if let Some(alert) = &self.alert {
+            alert.flush(ALERT_MAX).await;
         }
-        Ok(ExitCode::SUCCESS)
+        if let Some(copies) = &self.copies
+            && timeout(ALERT_MAX, copies.flushed()).await.is_err()
+        {
+            let copies = copies.waiting();
+            tracing::warn!(
+                copies,
+                "some copies of dead letters could not be published in time"
+            );
+        }
     }
 }
 
@@ -67,6 +137,7 @@ async fn always(
     settings: &Settings,
     store: Arc<dyn Store>,
     bus: Arc<dyn Publisher>,
+    observers: &Observers,
     stop: &Stop,
 ) -> Result<()> {
     let (bus, mut is_lost) = Watched::new(settings, bus);
@@ -78,7 +149,7 @@ async fn always(
         "relay started"
     );
     let _server = admin::Server::start(settings, store.clone(), bus.clone()).await?;
-    let projector = Projector::new(store, bus.clone(), settings.projector.clone());
+    let projector = observers.projector(settings, store, bus.clone());
     let carrying = async {
         // A bus that takes no events is told of by the projector. Without an event, a check tells.
         let first = projector.run_once().await;
@@ -191,6 +262,7 @@ async fn once(
     settings: &Settings,
     store: Arc<dyn Store>,
     bus: Arc<dyn Publisher>,
+    observers: &Observers,
     stop: &Stop,
 ) -> Result<()> {
     let (bus, _) = Watched::new(settings, bus);
@@ -207,7 +279,7 @@ async fn once(
         .map(|tenant| tenant.new + tenant.retrying)
         .sum();
     let progress = terminal::bar(backlog);
-    let projector = Projector::new(store, bus.clone(), settings.projector.clone());
+    let projector = observers.projector(settings, store, bus.clone());
     let begun = Instant::now();
     let carrying = until_nothing_is_due(settings, &projector, stop, &progress);
     let carried = stop.patiently(settings.shutdown_timeout, carrying).await;

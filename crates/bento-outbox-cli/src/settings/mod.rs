@@ -14,8 +14,12 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+#[cfg(feature = "http")]
+use bento_outbox::publishers::WebhookSecrets;
 use bento_outbox::stores::Tables;
-use bento_outbox::{CloudEvents, ProjectorSettings, RetrySettings, TopicTemplate};
+use bento_outbox::{
+    CloudEvents, ProjectorSettings, RetrySettings, Topic, TopicRule, TopicTemplate,
+};
 
 use crate::failure::{Failure, Result};
 
@@ -39,6 +43,11 @@ pub(crate) struct Settings {
     topic: TopicTemplate,
     /// The topic of the copies of dead letters.
     dead_letter_topic: Option<TopicTemplate>,
+    /// The webhook that is told of new dead letters.
+    pub(crate) alert_url: Option<String>,
+    /// What webhooks are signed with.
+    #[cfg(feature = "http")]
+    pub(crate) webhook_secrets: WebhookSecrets,
     /// How records become CloudEvents.
     pub(crate) cloud_events: CloudEvents,
     /// How the projector works.
@@ -88,6 +97,9 @@ impl Settings {
                 Some(given) => Some(given.text.parse()?),
                 None => None,
             },
+            alert_url: in_force.get("alert_url").map(|given| given.text.clone()),
+            #[cfg(feature = "http")]
+            webhook_secrets: in_force.webhook_secrets()?,
             cloud_events: CloudEvents {
                 source: in_force.text("source").into(),
                 ..CloudEvents::default()
@@ -120,6 +132,19 @@ impl Settings {
             bus.topic().check()?;
         }
         Ok(settings)
+    }
+
+    /// The topics of all events, whatever their bus.
+    pub(crate) fn topic(&self) -> Topic {
+        let rule = |route: &Route| TopicRule {
+            events: route.events.clone(),
+            template: route.topic.as_ref().unwrap_or(&self.topic).clone(),
+        };
+        Topic {
+            template: self.topic.clone(),
+            dead_letters: self.dead_letter_topic.clone(),
+            rules: self.routes.iter().map(rule).collect(),
+        }
     }
 
     /// Refuses what this version would have to ignore at the user's cost.
@@ -219,6 +244,18 @@ impl InForce {
     fn read<T>(&self, name: &str, read: fn(&str) -> Option<T>) -> Result<T> {
         read(self.text(name))
             .ok_or_else(|| Failure::misuse(format!("{name} has no value that can be read")))
+    }
+
+    /// None where nobody gave one.
+    #[cfg(feature = "http")]
+    fn webhook_secrets(&self) -> Result<WebhookSecrets> {
+        let Some(given) = self.get("webhook_secret") else {
+            return Ok(WebhookSecrets::default());
+        };
+        given.text.parse().map_err(|error: bento_outbox::Error| {
+            let what = error.to_string();
+            given.refuse(what.strip_prefix("webhook_secret ").unwrap_or(&what))
+        })
     }
 
     /// # Errors

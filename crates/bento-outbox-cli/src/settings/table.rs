@@ -202,12 +202,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Topic,
         "also publish a dead letter there",
     )),
-    refused(setting(
+    setting(
         "alert_url",
         None,
         Kind::Url,
-        "a webhook that is told of new dead letters",
-    )),
+        "a webhook that is told of new dead letters, many in one message",
+    ),
+    setting(
+        "webhook_secret",
+        None,
+        Kind::Secret,
+        "what webhooks are signed with: whsec_ and base64, several with spaces between while one replaces another",
+    ),
     setting(
         "admin_addr",
         Some("127.0.0.1:7077"),

@@ -22,6 +22,7 @@ const WORDS: &[&str] = &[
 ];
 const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
+    "alert",
     "bus",
     "dead_letter_topic",
     "immediate",
@@ -46,6 +47,9 @@ const SHARED: &[&str] = &[
 /// The crates that talk to a database or a bus.
 const DRIVERS: &[&str] = &[
     "async_nats",
+    "hyper",
+    "hyper_rustls",
+    "hyper_util",
     "lapin",
     "libsqlite3_sys",
     "rdkafka",

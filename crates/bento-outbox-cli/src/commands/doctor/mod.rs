@@ -18,7 +18,7 @@ use crate::{connect, held};
 /// Look for what is wrong, and say what to do about it
 ///
 /// Checks the settings, the database (reachable, version, tables, indexes, rights, clock), the bus, the
-/// relays, the ordering keys that wait, and the dead letters. Exits with 1 when something is broken.
+/// relays, the ordering keys that wait, the dead letters, and the webhook that is told of them. Exits with 1 when something is broken.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox doctor
@@ -49,6 +49,7 @@ impl Doctor {
         for bus in settings.buses() {
             check_bus(&settings, bus, relays > 0, &mut findings).await;
         }
+        check_alert(&settings, &mut findings).await;
         findings.print(self.json)?;
         Ok(match findings.count(State::Broken) {
             0 => ExitCode::SUCCESS,
@@ -279,6 +280,16 @@ async fn check_bus(
             let found = format!("{url} is the terminal, or whatever reads it");
             findings.add("bus", State::Note, found, "set bus_url for a broker");
         }
+        (Ok(()), Some("http" | "https")) => {
+            // A request would be an event to whoever is there.
+            let found = format!("{url} can be reached; what it answers, the first event shows");
+            findings.add("bus", State::Ok, found, "");
+            if !settings.is_given("webhook_secret") {
+                let found = "requests are not signed".to_string();
+                let advice = "set webhook_secret, by which the receiver knows who sends";
+                findings.add("bus", State::Note, found, advice);
+            }
+        }
         (Ok(()), _) => findings.add("bus", State::Ok, format!("{url} answers"), ""),
         // A file is one relay's alone, and that relay is at work.
         (Err(rejection), Some("file")) if relay_lives && rejection.reason.contains("is locked") => {
@@ -289,5 +300,21 @@ async fn check_bus(
             let advice = "events are kept until it does, and cost no attempt";
             findings.add("bus", State::Broken, found, advice);
         }
+    }
+}
+
+async fn check_alert(settings: &Settings, findings: &mut Findings) {
+    let url = settings::masked(settings.alert_url.as_deref().unwrap_or_default());
+    match connect::alert(settings) {
+        Ok(None) => {}
+        Err(failure) => findings.add("alerts", State::Broken, failure.to_string(), ""),
+        Ok(Some(webhook)) => match webhook.check().await {
+            Ok(()) => findings.add("alerts", State::Ok, format!("{url} can be reached"), ""),
+            Err(rejection) => {
+                let found = format!("{url}: {}", rejection.reason);
+                let advice = "nobody is told of dead letters meanwhile; `dead list` has them";
+                findings.add("alerts", State::Broken, found, advice);
+            }
+        },
     }
 }
