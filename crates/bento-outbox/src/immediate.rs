@@ -257,13 +257,11 @@ impl Shared {
     fn judge(&self, outcome: Outcome, tries: u32) -> Judgement {
         match outcome {
             Outcome::Acked => Judgement::Settle(Verdict::Sent),
+            // A relay asks once more: dead letters are declared, and told of, in one place.
             Outcome::Rejected(Rejection {
                 class: RejectionClass::Permanent,
-                reason,
-            }) => Judgement::Settle(Verdict::Dead {
-                counts: true,
-                reason,
-            }),
+                ..
+            }) => Judgement::Relay(Verdict::HandOver),
             Outcome::Rejected(Rejection {
                 class:
                     RejectionClass::Unreachable | RejectionClass::Config | RejectionClass::Throttled(_),

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use self::holding::Holding;
 use self::publishing::HeldKeys;
+use crate::dead_letter::DeadLetterObserver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::publisher::Publisher;
 use crate::record::Rejection;
@@ -44,6 +45,7 @@ struct Shared {
     settings: ProjectorSettings,
     relay: Relay,
     holding: Mutex<Holding>,
+    observers: Mutex<Vec<Arc<dyn DeadLetterObserver>>>,
     /// Held by who carries: its records are nobody else's until they are settled, and the caller of
     /// a dropped [`Projector::run_once`] may call it again meanwhile.
     one_at_a_time: tokio::sync::Mutex<()>,
@@ -131,9 +133,15 @@ impl Projector {
                 settings,
                 relay,
                 holding,
+                observers: Mutex::default(),
                 one_at_a_time: tokio::sync::Mutex::default(),
             }),
         }
+    }
+
+    /// Tells `observer` of the dead letters to come.
+    pub fn observe(&self, observer: Arc<dyn DeadLetterObserver>) {
+        self.observers().push(observer);
     }
 
     /// Claims one batch, publishes it and settles it: what tests, `run --once` and cron use.
@@ -193,6 +201,13 @@ impl Projector {
         *self.holding() = Holding::default();
         telemetry::leases_held(0);
         self.shared.store.release(&self.shared.relay).await
+    }
+
+    fn observers(&self) -> MutexGuard<'_, Vec<Arc<dyn DeadLetterObserver>>> {
+        self.shared
+            .observers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn holding(&self) -> MutexGuard<'_, Holding> {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bento_outbox::{
-    Batch, OutboxRecord, Outcome, Projector, Publisher, Rejection, RejectionClass, Store,
+    Batch, DeadLetterTopic, OutboxRecord, Outcome, Projector, Publisher, Rejection, RejectionClass,
+    Store,
 };
 use clap::Args;
 use indicatif::ProgressBar;
@@ -60,19 +61,40 @@ impl Run {
             tracing::warn!("{sentence}");
         }
         store.check().await?;
-        match self.once {
-            true => once(&settings, store, bus, &stop).await?,
-            false => always(&settings, store, bus, &stop).await?,
+        let copies = connect::dead_letter_topic(&settings, &bus)?;
+        let projector = |bus: &Arc<Watched>| {
+            let projector = Projector::new(store.clone(), bus.clone(), settings.projector.clone());
+            if let Some(copies) = &copies {
+                projector.observe(Arc::new(copies.clone()));
+            }
+            projector
+        };
+        let ran = match self.once {
+            true => once(&settings, store.as_ref(), bus, projector, &stop).await,
+            false => always(&settings, bus, projector, &stop).await,
+        };
+        if let Some(copies) = &copies {
+            flush(copies, settings.shutdown_timeout).await;
         }
-        Ok(ExitCode::SUCCESS)
+        ran.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// Waits for the copies of dead letters that are under way.
+async fn flush(copies: &DeadLetterTopic, patience: Duration) {
+    if timeout(patience, copies.flushed()).await.is_err() {
+        terminal::say(format!(
+            "no copy was published of {}; `bento-outbox dead list` has them",
+            terminal::counted(copies.waiting() as u64, "dead letter")
+        ));
     }
 }
 
 /// Carries events until told to stop.
 async fn always(
     settings: &Settings,
-    store: Arc<dyn Store>,
     bus: Arc<dyn Publisher>,
+    projector: impl Fn(&Arc<Watched>) -> Projector,
     stop: &Stop,
 ) -> Result<()> {
     let (bus, mut is_lost) = Watched::new(settings, bus);
@@ -83,7 +105,7 @@ async fn always(
         bus = buses.join(" "),
         "relay started"
     );
-    let projector = Projector::new(store, bus.clone(), settings.projector.clone());
+    let projector = projector(&bus);
     let carrying = async {
         // A bus that takes no events is told of by the projector. Without an event, a check tells.
         let first = projector.run_once().await;
@@ -194,8 +216,9 @@ impl Publisher for Watched {
 /// Carries events until nothing is due.
 async fn once(
     settings: &Settings,
-    store: Arc<dyn Store>,
+    store: &dyn Store,
     bus: Arc<dyn Publisher>,
+    projector: impl Fn(&Arc<Watched>) -> Projector,
     stop: &Stop,
 ) -> Result<()> {
     let (bus, _) = Watched::new(settings, bus);
@@ -212,7 +235,7 @@ async fn once(
         .map(|tenant| tenant.new + tenant.retrying)
         .sum();
     let progress = terminal::bar(backlog);
-    let projector = Projector::new(store, bus.clone(), settings.projector.clone());
+    let projector = projector(&bus);
     let begun = Instant::now();
     let carrying = until_nothing_is_due(settings, &projector, stop, &progress);
     let carried = stop.patiently(settings.shutdown_timeout, carrying).await;

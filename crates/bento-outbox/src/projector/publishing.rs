@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::{Batch, Projector};
+use crate::dead_letter::DeadLetter;
 use crate::error::Result;
 use crate::record::{OutboxRecord, Outcome, RejectionClass};
 use crate::retry;
@@ -33,6 +34,8 @@ pub(super) struct Taken {
 #[derive(Default)]
 pub(super) struct Published {
     settlements: Vec<Settlement>,
+    /// Those that died, for the observers.
+    letters: Vec<DeadLetter>,
     leases: Vec<Lease>,
     /// When the batch was claimed.
     begun: Option<Instant>,
@@ -46,6 +49,10 @@ pub(super) struct Published {
 impl Published {
     fn add(&mut self, record: &OutboxRecord, verdict: Verdict) {
         self.in_flight.push(record.seq);
+        if let Verdict::Dead { counts, reason } = &verdict {
+            let letter = DeadLetter::of(record.clone(), *counts, reason.as_str());
+            self.letters.push(letter);
+        }
         self.settlements.push(Settlement {
             id: record.id,
             verdict,
@@ -150,6 +157,7 @@ impl Projector {
         held.next();
         let mut published = Published {
             settlements: Vec::with_capacity(records.len()),
+            letters: Vec::new(),
             leases,
             begun: (!records.is_empty()).then_some(begun),
             in_flight: Vec::with_capacity(records.len()),
@@ -200,7 +208,7 @@ impl Projector {
                 held.hold(&record);
                 published.add(&record, Verdict::HandOver);
             }
-            self.write(&published.settlements, &fence).await?;
+            self.write(&published, &fence).await?;
             if batch.stopped_by.is_some() {
                 break;
             }
@@ -306,14 +314,15 @@ impl Projector {
             relay: &self.shared.relay,
             leases: &published.leases,
         };
-        self.write(&published.settlements, &fence).await?;
+        self.write(&published, &fence).await?;
         if let Some(begun) = published.begun {
             telemetry::batch_took(begun.elapsed());
         }
         Ok(())
     }
 
-    async fn write(&self, settlements: &[Settlement], fence: &Fence<'_>) -> Result<()> {
+    async fn write(&self, published: &Published, fence: &Fence<'_>) -> Result<()> {
+        let settlements = &published.settlements[..];
         if settlements.is_empty() {
             return Ok(());
         }
@@ -335,6 +344,12 @@ impl Projector {
                 fenced,
                 "a lease was lost before what it published was settled; another relay goes on"
             );
+        }
+        if !published.letters.is_empty() {
+            let observers = self.observers().clone();
+            for observer in observers {
+                observer.died(&published.letters);
+            }
         }
         Ok(())
     }
