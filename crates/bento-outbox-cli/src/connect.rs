@@ -6,7 +6,7 @@ use std::sync::Arc;
 #[cfg(feature = "http")]
 use bento_outbox::Topic;
 use bento_outbox::publishers::{FilePublisher, NullPublisher, StdoutPublisher};
-use bento_outbox::{Destination, Error, MessageBus, Publisher, Store};
+use bento_outbox::{DeadLetterTopic, Destination, Error, MessageBus, Publisher, Store};
 
 use crate::failure::{Failure, Result};
 use crate::settings::{self, Settings};
@@ -123,6 +123,21 @@ pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
     let routes = settings.routes.iter().map(route).collect();
     let bus = MessageBus::new(otherwise, routes, &settings.projector.retry);
     Ok(Arc::new(bus))
+}
+
+/// Who publishes copies of dead letters on `bus`, where the settings name a topic for them.
+///
+/// # Errors
+/// None that the settings would not have had before.
+pub(crate) fn dead_letter_topic(
+    settings: &Settings,
+    bus: &Arc<dyn Publisher>,
+) -> Result<Option<DeadLetterTopic>> {
+    let Some(topic) = settings.topic_with_dead_letters() else {
+        return Ok(None);
+    };
+    let retry = settings.projector.retry.clone();
+    Ok(Some(DeadLetterTopic::new(bus.clone(), topic, retry)?))
 }
 
 /// One of the buses that the settings name.

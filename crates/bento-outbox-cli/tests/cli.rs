@@ -261,7 +261,7 @@ fn wrong_use_and_wrong_settings_exit_with_2() {
     }
     place
         .run_with(&["run"], &[("OUTBOX_DEAD_LETTER_TOPIC", "dead")])
-        .failed(2, "not supported by this version yet");
+        .failed(2, "needs topics, and the bus stdout: has none");
     for arguments in [
         vec!["--nonsense"],
         vec!["nonsense"],

@@ -19,6 +19,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::bus_nats::{headers, messages, stream};
+use super::flights::program;
 
 /// So long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -427,4 +428,63 @@ async fn rules_choose_the_subject_and_keep_tenants_apart() {
             "tenants.order.placed"
         ]
     );
+}
+
+/// The program, with two buses: each gets the copies of the events that were for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_publishes_a_copy_of_each_dead_letter_on_its_own_bus() {
+    let (one, other) = tokio::join!(NatsServer::start(), NatsServer::start());
+    for (server, name) in [(&one, "ONE"), (&other, "OTHER")] {
+        stream(server, name, ">", |config| {
+            config.subjects = vec!["one.>".into(), "other.>".into(), "dead.>".into()];
+        })
+        .await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let settings = format!(
+        "bus_url = {:?}\ndead_letter_topic = \"dead.{{tenant_id}}\"\n\n[[routes]]\ntype = \"other.*\"\nbus = {:?}\n",
+        one.url(),
+        other.url()
+    );
+    std::fs::write(folder.path().join("outbox.toml"), settings).unwrap();
+    let types = ["one.good", "one..bad", "other..bad", "other.good"];
+    let lines: String = types
+        .iter()
+        .map(|name| format!("{{\"type\":\"{name}\",\"payload\":1}}\n"))
+        .collect();
+    std::fs::write(folder.path().join("lines"), lines).unwrap();
+    let run = async |arguments: &[&str]| {
+        let output = tokio::process::Command::new(program())
+            .args(arguments)
+            .current_dir(folder.path())
+            .env_clear()
+            .stdin(std::fs::File::open(folder.path().join("lines")).unwrap())
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    run(&["migrate"]).await;
+    run(&["append"]).await;
+    run(&["run", "--once"]).await;
+    for (server, name, good, bad) in [
+        (&one, "ONE", "one.good", "one..bad"),
+        (&other, "OTHER", "other.good", "other..bad"),
+    ] {
+        let messages = messages(server, name).await;
+        let mut subjects: Vec<&str> = messages
+            .iter()
+            .map(|message| message.subject.as_str())
+            .collect();
+        subjects.sort_unstable();
+        assert_eq!(subjects, ["dead.default", good]);
+        let is_copy = |message: &&super::bus_nats::Message| message.subject.as_str() != good;
+        let copy = headers(messages.iter().find(is_copy).unwrap());
+        assert_eq!(copy["outbox-dead-topic"], bad);
+        assert_eq!(copy["outbox-dead-attempts"], "1");
+        assert!(
+            copy["outbox-dead-reason"].contains("empty part"),
+            "{copy:?}"
+        );
+    }
 }

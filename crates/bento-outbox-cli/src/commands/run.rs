@@ -83,17 +83,9 @@ impl Observers {
         bus: &Arc<dyn Publisher>,
     ) -> Result<Self> {
         let start = |webhook| Arc::new(DeadLetterAlert::start(webhook, AlertSettings::default()));
-        let topic = settings.topic();
-        let copies = match topic.dead_letters {
-            Some(_) => {
-                let retry = settings.projector.retry.clone();
-                Some(Arc::new(DeadLetterTopic::new(bus.clone(), topic, retry)?))
-            }
-            None => None,
-        };
         Ok(Self {
             alert: alert.map(start),
-            copies,
+            copies: connect::dead_letter_topic(settings, bus)?.map(Arc::new),
         })
     }
 

@@ -17,9 +17,7 @@ use std::time::Duration;
 #[cfg(feature = "http")]
 use bento_outbox::publishers::WebhookSecrets;
 use bento_outbox::stores::Tables;
-use bento_outbox::{
-    CloudEvents, ProjectorSettings, RetrySettings, Topic, TopicRule, TopicTemplate,
-};
+use bento_outbox::{CloudEvents, ProjectorSettings, RetrySettings, TopicTemplate};
 
 use crate::failure::{Failure, Result};
 
@@ -132,19 +130,6 @@ impl Settings {
             bus.topic().check()?;
         }
         Ok(settings)
-    }
-
-    /// The topics of all events, whatever their bus.
-    pub(crate) fn topic(&self) -> Topic {
-        let rule = |route: &Route| TopicRule {
-            events: route.events.clone(),
-            template: route.topic.as_ref().unwrap_or(&self.topic).clone(),
-        };
-        Topic {
-            template: self.topic.clone(),
-            dead_letters: self.dead_letter_topic.clone(),
-            rules: self.routes.iter().map(rule).collect(),
-        }
     }
 
     /// Refuses what this version would have to ignore at the user's cost.

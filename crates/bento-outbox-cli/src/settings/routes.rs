@@ -41,6 +41,14 @@ impl Route {
         refuse(self.number, &self.origin, what)
     }
 
+    /// The topic of its events; `otherwise` where it names none.
+    fn rule(&self, otherwise: &TopicTemplate) -> TopicRule {
+        TopicRule {
+            events: self.events.clone(),
+            template: self.topic.as_ref().unwrap_or(otherwise).clone(),
+        }
+    }
+
     /// The URL of its bus, where it names one; it may hold a password.
     pub(crate) fn bus(&self) -> Option<&str> {
         self.bus.as_deref()
@@ -63,6 +71,17 @@ impl Settings {
             }
         }
         buses
+    }
+
+    /// The topic of any event, whichever bus it goes to, where dead letters have one of their own.
+    pub(crate) fn topic_with_dead_letters(&self) -> Option<Topic> {
+        let dead_letters = self.dead_letter_topic.clone()?;
+        let rules = self.routes.iter().map(|route| route.rule(&self.topic));
+        Some(Topic {
+            template: self.topic.clone(),
+            rules: rules.collect(),
+            dead_letters: Some(dead_letters),
+        })
     }
 
     /// Topics that somebody gave to events on a bus without topics, a sentence each.
@@ -120,11 +139,8 @@ impl Bus<'_> {
             ..
         } = self.settings;
         let ours = |route: &&Route| route.bus().unwrap_or(bus_url) == self.url;
-        let rule = |route: &Route| TopicRule {
-            events: route.events.clone(),
-            template: route.topic.as_ref().unwrap_or(topic).clone(),
-        };
-        let rules: Vec<TopicRule> = routes.iter().filter(ours).map(rule).collect();
+        let rules = routes.iter().filter(ours).map(|route| route.rule(topic));
+        let rules: Vec<TopicRule> = rules.collect();
         // What no route picks comes to the bus of `bus_url` alone.
         let rest = match (self.route, rules.last()) {
             (Some(_), Some(rule)) => &rule.template,

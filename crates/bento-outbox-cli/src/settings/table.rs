@@ -196,12 +196,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Retention(CENTURY),
         "how long sent events are kept: a duration, 0 to delete them as they are sent, or forever",
     ),
-    refused(setting(
+    setting(
         "dead_letter_topic",
         None,
         Kind::Topic,
-        "also publish a dead letter there",
-    )),
+        "a copy of each new dead letter goes there too, with the reason in its headers",
+    ),
     setting(
         "alert_url",
         None,

@@ -171,10 +171,6 @@ fn what_would_be_dangerous_to_ignore_is_refused() {
             "encryption_key",
         ),
         (
-            refused(file("dead_letter_topic = \"dead\"")),
-            "dead_letter_topic (",
-        ),
-        (
             refused(file("[tenants.acme]\nencryption_key_id = \"a\"")),
             "[tenants.acme] (",
         ),
@@ -232,6 +228,20 @@ fn the_topics_of_one_bus_are_no_others() {
         "look like another tenant's {tenant_id}.{type}",
     );
     file(&format!("{both}bus = \"nats://b\"\n")).unwrap();
+}
+
+#[test]
+fn dead_letters_have_a_topic_where_there_are_topics() {
+    let given = "dead_letter_topic = \"dead.{type}\"\n";
+    let refused = file(given).unwrap().refuse_unsupported().unwrap_err();
+    let said = "needs topics, and the bus stdout: has none";
+    assert!(refused.to_string().ends_with(said), "{refused}");
+    let settings = file(&format!("{given}bus_url = \"nats://a\"")).unwrap();
+    settings.refuse_unsupported().unwrap();
+    let dead_letters = settings.buses()[0].topic().dead_letters;
+    assert_eq!(dead_letters.unwrap().to_string(), "dead.{type}");
+    let without = file("bus_url = \"nats://a\"").unwrap();
+    assert!(without.topic_with_dead_letters().is_none());
 }
 
 #[test]
