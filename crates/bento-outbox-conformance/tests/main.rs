@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod bus;
+mod bus_kafka;
 mod bus_nats;
 mod cancel;
 mod cancellation;

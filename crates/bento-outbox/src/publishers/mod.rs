@@ -6,16 +6,20 @@
 //! type.
 
 mod file;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod lines;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
 mod null;
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 mod options;
 mod stdout;
 
 pub use file::FilePublisher;
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaPublisher;
 pub use memory::{MemoryPublisher, Subscription};
 #[cfg(feature = "nats")]
 pub use nats::NatsPublisher;
