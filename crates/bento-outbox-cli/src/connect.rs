@@ -141,7 +141,18 @@ pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
         "memory" => Err(refuse(
             "names the bus inside a process, which only the library has",
         )),
-        "kafka" => not_yet("Kafka"),
+        #[cfg(feature = "kafka")]
+        "kafka" | "kafkas" => {
+            use bento_outbox::publishers::KafkaPublisher;
+            let (topic, events) = (settings.topic.clone(), settings.cloud_events.clone());
+            KafkaPublisher::new(url, topic, events)
+                .map(|bus| Arc::new(bus) as Arc<dyn Publisher>)
+                .map_err(|error| named(error, refuse))
+        }
+        #[cfg(not(feature = "kafka"))]
+        "kafka" | "kafkas" => Err(refuse(
+            "names Kafka, which needs a program built with `--features full`",
+        )),
         "amqp" | "amqps" => not_yet("RabbitMQ"),
         "redis" | "rediss" => not_yet("Redis"),
         "http" | "https" => not_yet("a webhook"),

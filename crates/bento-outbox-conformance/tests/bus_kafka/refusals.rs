@@ -105,6 +105,8 @@ async fn a_missing_right_is_no_events_fault() {
         refuse(&cluster, &[refusal]);
         let rejection = rejection(&bus, "a").await;
         assert_eq!(rejection.class, class, "{rejection}");
+        // The right was given meanwhile.
+        assert_eq!(bus.publish(&[record("a")]).await, [ACKED], "{refusal:?}");
     }
     let refusal = Refusal::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     cluster.create_topic("b", 1, 1).unwrap();

@@ -26,7 +26,7 @@ use super::options::{Options, invalid};
 use crate::cloud_event::CloudEvents;
 use crate::error::Result;
 use crate::publisher::Publisher;
-use crate::record::RejectionClass::{Config, Permanent, Throttled, Unreachable};
+use crate::record::RejectionClass::{Blocked, Config, Permanent, Throttled, Unreachable};
 use crate::record::{OutboxRecord, Outcome, Rejection};
 use crate::topic::Topic;
 
@@ -363,7 +363,7 @@ impl KafkaPublisher {
         let mut reports = Vec::with_capacity(answers.len());
         for answer in answers {
             reports.push(match answer {
-                Ok((topic, answer)) => self.report(&topic, answer, late).await,
+                Ok((topic, answer)) => self.report(link, &topic, answer, late).await,
                 Err(outcome) => Err(Failure::Of(outcome)),
             });
         }
@@ -373,6 +373,7 @@ impl KafkaPublisher {
     /// Only a report that says "delivered" is an acknowledgement.
     async fn report(
         &self,
+        link: &Link,
         topic: &str,
         answer: DeliveryFuture,
         late: Instant,
@@ -382,7 +383,7 @@ impl KafkaPublisher {
             Ok(Ok(Err((error, _)))) if code_of(&error) == Code::MessageTimedOut => {
                 Err(Failure::Of(self.unanswered(topic)))
             }
-            Ok(Ok(Err((error, _)))) => Err(failure(code_of(&error), topic)),
+            Ok(Ok(Err((error, _)))) => Err(failed(link, code_of(&error), topic)),
             Ok(Err(_)) | Err(_) => Err(Failure::Of(self.unanswered(topic))),
         }
     }
@@ -475,14 +476,26 @@ async fn enqueue(
                     let reason = format!("{} bytes are more than the client sends", message.bytes);
                     return Err(Outcome::rejected(Permanent, reason));
                 }
-                // It was not taken, so it was not sent.
                 code => {
-                    let reason = format!("topic {}: {code}", message.topic);
-                    return Err(Outcome::rejected(Unreachable, reason));
+                    return Err(match failed(link, code, &message.topic) {
+                        Failure::Of(Outcome::Rejected(rejection)) => rejection.into(),
+                        // It was not taken, so it was not sent.
+                        _ => unreachable(format!("topic {}: {code}", message.topic)).into(),
+                    });
                 }
             },
         }
     }
+}
+
+/// What a failure means. A topic that is refused is looked at again before it is used again: the
+/// client would go on refusing it by itself.
+fn failed(link: &Link, code: Code, topic: &str) -> Failure {
+    let failure = failure(code, topic);
+    if matches!(&failure, Failure::Of(Outcome::Rejected(rejection)) if rejection.class == Blocked) {
+        link.taken().remove(topic);
+    }
+    failure
 }
 
 fn is_unknown(outcome: &Outcome) -> bool {
