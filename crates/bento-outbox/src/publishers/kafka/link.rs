@@ -153,7 +153,8 @@ impl ClientContext for Listener {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client");
-        let reason = reason.to_owned();
+        // Without "(after 3ms in state CONNECT)", so that the same trouble is the same sentence.
+        let reason = reason.split(" (after ").next().unwrap_or(reason).to_owned();
         self.0.send_modify(|news| match code_of(&error) {
             Code::AllBrokersDown => news.lost = true,
             Code::Fatal => {
