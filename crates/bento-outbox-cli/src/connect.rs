@@ -183,7 +183,18 @@ pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc
         "memory" => Err(refuse(
             "names the bus inside a process, which only the library has",
         )),
-        "kafka" => not_yet("Kafka"),
+        #[cfg(feature = "kafka")]
+        "kafka" | "kafkas" => {
+            use bento_outbox::publishers::KafkaPublisher;
+            let (topic, events) = (bus.topic(), settings.cloud_events.clone());
+            KafkaPublisher::new(url, topic, events)
+                .map(|bus| Arc::new(bus) as Arc<dyn Publisher>)
+                .map_err(|error| named(error, refuse))
+        }
+        #[cfg(not(feature = "kafka"))]
+        "kafka" | "kafkas" => Err(refuse(
+            "names Kafka, which needs a program built with `--features full`",
+        )),
         "amqp" | "amqps" => not_yet("RabbitMQ"),
         "redis" | "rediss" => not_yet("Redis"),
         #[cfg(feature = "http")]

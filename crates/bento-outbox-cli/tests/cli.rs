@@ -214,8 +214,11 @@ fn wrong_use_and_wrong_settings_exit_with_2() {
             "none of stdout, file, null, nats",
         ),
         (
-            vec!["run", "--bus-url", "kafka://localhost"],
-            "not supported by this version yet",
+            vec!["run", "--bus-url", "kafka://bob:s3cret@a,b:1?acks=1"],
+            match cfg!(feature = "kafka") {
+                true => "unknown option \"acks\"",
+                false => "`--features full`",
+            },
         ),
         (
             vec!["run", "--bus-url", "http://localhost?concurrency=0"],

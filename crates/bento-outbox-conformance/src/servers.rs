@@ -10,6 +10,8 @@
 //! Everything here panics with a full sentence where it cannot do its work, because a test that
 //! silently runs without its server proves nothing.
 
+mod bucket;
+pub mod kafka;
 pub mod nats;
 pub mod postgres;
 pub mod receiver;
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, kill_process};
 use uuid::Uuid;
 
+pub use kafka::{KafkaServer, shared_kafka};
 pub use nats::{NatsServer, shared_nats};
 pub use postgres::{Database, PostgresServer, shared_postgres};
 pub use receiver::ReceiverServer;
@@ -406,6 +409,29 @@ pub fn find_program(program: &str, folders: &[PathBuf], package: &str) -> PathBu
                  or `apt-get install -y {package}`"
             )
         })
+}
+
+/// The path of a file that `cargo x test` installs from a wheel: one of `WHEELS` in
+/// `crates/xtask/src/provision/wheels.rs`.
+///
+/// # Panics
+///
+/// If it is not installed.
+#[must_use]
+pub fn find_in_wheel(file: &str) -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")));
+    let path = cache
+        .unwrap_or_default()
+        .join("bento-outbox/servers")
+        .join(file);
+    assert!(
+        path.is_file(),
+        "this test needs {}: run `cargo x test`, which installs it",
+        path.display()
+    );
+    path
 }
 
 /// Looks until `condition` holds, or for at most `limit`; says whether it holds.

@@ -3,6 +3,8 @@
 //! The program is driven as a user drives it. What it did is checked against the file by plain JSON, plain SQL and a
 //! plain NATS client, and by none of our code.
 
+mod kafka;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Write};

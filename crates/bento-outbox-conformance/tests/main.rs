@@ -4,6 +4,7 @@
 
 mod bus;
 mod bus_http;
+mod bus_kafka;
 mod bus_nats;
 mod cancel;
 mod cancellation;

@@ -1,11 +1,11 @@
 //! `cargo x ci`: what `.ci/run` runs on every submission.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 use std::{env, io};
 
-use crate::workspace::{Workspace, in_ci};
+use crate::workspace::{Workspace, cache_folder, in_ci};
 use crate::{check, docs, test};
 
 /// Checks, runs the README's test command, builds the docs, and says how long each step took.
@@ -50,15 +50,6 @@ fn warm_build_folder(workspace: &mut Workspace) -> Result<Option<File>, String> 
     eprintln!("building into {}", folder.join("target").display());
     workspace.build_into(folder.join("target"));
     Ok(Some(lock))
-}
-
-fn cache_folder() -> Option<PathBuf> {
-    let set = |name| {
-        env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))
 }
 
 fn touch_sources(folder: &Path) -> io::Result<()> {

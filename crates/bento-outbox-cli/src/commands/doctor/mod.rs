@@ -13,7 +13,7 @@ use self::finding::{Findings, State};
 use crate::failure::Result;
 use crate::settings::{self, Settings};
 use crate::terminal::{self, counted};
-use crate::{connect, held};
+use crate::{connect, held, logging};
 
 /// Look for what is wrong, and say what to do about it
 ///
@@ -43,6 +43,8 @@ const KEYS_NAMED_MAX: usize = 5;
 
 impl Doctor {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
+        // A bus that works may still warn of how it is set up.
+        logging::begin(&settings, true);
         let mut findings = Findings::default();
         check_settings(&settings, &mut findings);
         let relays = check_database(&settings, &mut findings).await;

