@@ -10,6 +10,8 @@
 //! Everything here panics with a full sentence where it cannot do its work, because a test that
 //! silently runs without its server proves nothing.
 
+mod account;
+pub mod mariadb;
 pub mod nats;
 pub mod postgres;
 mod workshop;
@@ -26,6 +28,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, kill_process};
 use uuid::Uuid;
 
+pub use mariadb::{MariaDbDatabase, MariaDbServer, shared_mariadb};
 pub use nats::{NatsServer, shared_nats};
 pub use postgres::{Database, PostgresServer, shared_postgres};
 pub use rustix::process::Signal;

@@ -94,6 +94,7 @@
 //!
 //! | feature | adds |
 //! | --- | --- |
+//! | `mysql` | [`stores`]`::MySqlStore`, for MySQL and MariaDB, on sqlx |
 //! | `postgres` | [`stores`]`::PostgresStore`, on sqlx |
 //! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
 //! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
@@ -142,7 +143,7 @@ pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
 pub use retry::RetrySettings;
 pub use store::{
-    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
+    Appended, Birth, Caution, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
     LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantStatus,
     TransactionalStore, Verdict,
 };
