@@ -15,6 +15,7 @@ mod handlers;
 mod migrations;
 mod model;
 mod mutants_store;
+mod mysql;
 mod reach;
 mod servers;
 mod store;

@@ -208,11 +208,12 @@ const DENIED: [u16; 2] = [1142, 1143];
 /// knows best.
 async fn forbidden(store: &MySqlStore) -> Result<Vec<String>> {
     let mut forbidden = Vec::new();
-    for (name, column) in [
-        ("", "lost_attempts"),
-        ("leases", "epoch"),
-        ("relays", "until"),
+    for (name, columns) in [
+        ("", &["type"][..]),
+        ("leases", &["scope", "part"]),
+        ("relays", &["id", "scope", "until"]),
     ] {
+        let (column, values) = (columns[0], vec!["null"; columns.len()].join(", "));
         let (table, shown) = match name {
             "" => (store.table(), store.tables.table().to_owned()),
             name => (
@@ -227,7 +228,10 @@ async fn forbidden(store: &MySqlStore) -> Result<Vec<String>> {
             ),
             (
                 "insert",
-                format!("insert into {table} ({column}) select null from dual where false"),
+                format!(
+                    "insert into {table} ({}) select {values} from dual where false",
+                    columns.join(", ")
+                ),
             ),
             (
                 "update",

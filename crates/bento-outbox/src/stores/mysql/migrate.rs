@@ -4,7 +4,7 @@ use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::super::sql::{Step, error, migrate_error};
-use super::MySqlStore;
+use super::{MySqlStore, inspect};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The migrations, in order; `{table}` is filled in. DDL is not undone when a migration is
@@ -18,6 +18,7 @@ const LOCK_SECONDS_MAX: u32 = 60;
 pub(super) async fn migrate(store: &MySqlStore) -> Result<Vec<i64>> {
     let failed = |e| error("applying a migration", e);
     let before = store.version().await?.unwrap_or(0);
+    inspect::check_session(store).await?;
     let mut connection = store.pool.acquire().await.map_err(failed)?;
     // It goes to another database, and holds a lock that is the session's.
     connection.close_on_drop();
