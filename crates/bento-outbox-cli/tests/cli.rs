@@ -200,8 +200,8 @@ fn wrong_use_and_wrong_settings_exit_with_2() {
             "database_url (--database-url) is empty",
         ),
         (
-            vec!["status", "--database-url", "mysql://a@b/c"],
-            "not supported by this version yet",
+            vec!["status", "--database-url", "oracle://a@b/c"],
+            "none of sqlite, postgres, mysql, mariadb",
         ),
         (
             vec!["status", "--database-url", "sqlite://:memory:"],
@@ -295,6 +295,20 @@ fn a_broken_postgres_url_keeps_its_password() {
     Place::new()
         .run(&["status", "--database-url", &database])
         .failed(2, "database_url (--database-url) cannot be used");
+}
+
+#[cfg(feature = "mysql")]
+#[test]
+fn a_broken_mysql_url_keeps_its_password() {
+    for (end, said) in [
+        ("host:port/x", "database_url (--database-url)"),
+        ("host", "names no database"),
+    ] {
+        let database = format!("mariadb://bob:{CANARY}@{end}");
+        Place::new()
+            .run(&["status", "--database-url", &database])
+            .failed(2, said);
+    }
 }
 
 #[cfg(feature = "nats")]

@@ -385,14 +385,13 @@ async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
     };
     cancel_after_each(few(), run, look).await;
     while projector.run_once().await.unwrap().claimed > 0 {}
-    eprintln!(
-        "{:#?}",
-        store.dead_letters(&Filter::default(), 0, 9).await.unwrap()
-    );
+    // One was settled so, and the attempts of another may have been too many.
+    let dead = store.dead_letters(&Filter::default(), 0, 9).await.unwrap();
+    assert!((1..=2).contains(&dead.len()), "{dead:?}");
     assert_eq!(
         bus.published().len(),
-        39,
-        "each event once, but for the dead letter"
+        40 - dead.len(),
+        "each event once, but for the dead letters"
     );
 }
 

@@ -460,7 +460,7 @@ pub struct Caution {
     /// What was found, and what it may lead to.
     pub found: String,
     /// What to do about it.
-    pub advice: String,
+    pub advice: &'static str,
 }
 
 /// A relay that renewed its leases within their term.

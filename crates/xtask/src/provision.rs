@@ -53,6 +53,21 @@ const NEEDS: &[Need] = &[
         home: "https://www.postgresql.org/download/",
     },
     Need {
+        name: "MariaDB",
+        programs: &["mariadbd", "mariadb-install-db"],
+        folders: &[
+            "/usr/sbin",
+            "/usr/local/sbin",
+            "/usr/libexec",
+            "/opt/homebrew/opt/mariadb/bin",
+            "/usr/local/opt/mariadb/bin",
+        ],
+        apt: &["mariadb-server"],
+        dnf: &["mariadb-server"],
+        brew: &["mariadb"],
+        home: "https://mariadb.org/download/",
+    },
+    Need {
         name: "NATS server",
         programs: &["nats-server"],
         folders: SBIN,
@@ -248,13 +263,13 @@ mod tests {
         let debian = how_to_install(&needs[1..], System::Apt, false);
         assert!(
             debian
-                .contains("sudo apt-get install -y --no-install-recommends postgresql nats-server"),
+                .contains("sudo apt-get install -y --no-install-recommends postgresql mariadb-server nats-server"),
             "{debian}"
         );
         let fedora = how_to_install(&needs[1..], System::Dnf, true);
         assert!(
             fedora.contains(
-                "\n  dnf install -y postgresql-server\n  NATS server: https://docs.nats.io"
+                "\n  dnf install -y postgresql-server mariadb-server\n  NATS server: https://docs.nats.io"
             ),
             "{fedora}"
         );

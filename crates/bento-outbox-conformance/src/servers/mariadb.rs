@@ -109,9 +109,8 @@ impl MariaDb {
             .iter()
             .map(|(name, value)| format!("--{name}={value}"))
             .collect();
-        let folders = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
         Self {
-            server: find_program("mariadbd", &folders, "mariadb-server"),
+            server: find("mariadbd"),
             user: Account::lesser("mysql"),
             settings,
         }
@@ -124,8 +123,7 @@ impl MariaDb {
         TEMPLATE.get_or_init(|| {
             let folder = workshop::new_folder("mariadb-template");
             account::hand_over(&folder, self.user);
-            let program = find_program("mariadb-install-db", &[], "mariadb-server");
-            let mut install = account::command(&program, self.user);
+            let mut install = account::command(&find("mariadb-install-db"), self.user);
             install
                 .current_dir(&folder)
                 .args(["--no-defaults", "--auth-root-authentication-method=normal"])
@@ -188,4 +186,10 @@ impl Recipe for MariaDb {
     fn url(&self, port: u16) -> String {
         format!("mysql://root@127.0.0.1:{port}/mysql")
     }
+}
+
+/// Daemons are not on everybody's `PATH`.
+fn find(program: &str) -> PathBuf {
+    let folders = ["/usr/sbin", "/usr/local/sbin", "/usr/libexec"].map(PathBuf::from);
+    find_program(program, &folders, "mariadb-server")
 }

@@ -1,10 +1,14 @@
 //! What servers and their settings may be like.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use bento_outbox_conformance::servers::mariadb::FAST;
 use bento_outbox_conformance::servers::{MariaDbServer, shared_mariadb};
 use sqlx::mysql::MySqlPoolOptions;
 
 use super::*;
+use crate::chaos::program;
 
 /// A unit of 20,000 events, one event that fills a packet, and one that does not fit into it.
 #[tokio::test]
@@ -195,4 +199,49 @@ async fn tables_that_are_not_ours_or_half_made_are_known() {
         .await
         .unwrap();
     elsewhere.check().await.unwrap();
+}
+
+/// The program, from an empty database to events in a file; and by SQL that another tool applies.
+#[tokio::test]
+async fn the_program_carries_from_it() {
+    let database = shared_mariadb().database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = database.url().replace("mysql:", "mariadb:");
+    let run = |arguments: &[&str], input: &str| {
+        let mut child = Command::new(program())
+            .args(arguments)
+            .current_dir(folder.path())
+            .env("OUTBOX_DATABASE_URL", &url)
+            .env("OUTBOX_BUS_URL", "file:events.jsonl")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let script = run(&["migrate", "--print"], "");
+    let pool = MySqlPool::connect(database.url()).await.unwrap();
+    super::run(&pool, &script).await;
+    run(&["migrate"], "");
+    run(
+        &["append"],
+        "{\"type\":\"a\",\"payload\":{ \"n\" : 1e400 }}\n{\"type\":\"a\",\"data\":\"AP8=\"}\n",
+    );
+    run(&["run", "--once"], "");
+    let events = std::fs::read_to_string(folder.path().join("events.jsonl")).unwrap();
+    assert_eq!(events.lines().count(), 2);
+    assert!(events.contains("{ \"n\" : 1e400 }"), "{events}");
+    let status = run(&["status", "--json"], "");
+    assert!(status.contains("\"sent\":2"), "{status}");
+    let doctor = run(&["doctor", "--json"], "");
+    assert!(doctor.contains("MariaDB 10."), "{doctor}");
+    assert_eq!(run(&["dead", "list"], ""), "");
 }

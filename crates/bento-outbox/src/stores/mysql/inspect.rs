@@ -89,10 +89,10 @@ impl Session {
 
     fn cautions(&self) -> Vec<Caution> {
         let mut cautions = Vec::new();
-        let mut add = |found: &str, advice: &str| {
+        let mut add = |found: &str, advice| {
             cautions.push(Caution {
                 found: found.into(),
-                advice: advice.into(),
+                advice,
             });
         };
         if !self.strict_by_default {

@@ -19,11 +19,12 @@ pub(super) async fn lease(store: &MySqlStore, relay: &Relay, term: Duration) -> 
     let of_scope = format!("scope = sha1('{}')", relay.scope());
 
     // Renew what is mine, up to my share, and give the rest back. A lease that has run out and that
-    // nobody took is still mine: its epoch is the one I had.
+    // nobody took is still mine: its epoch is the one I had. `straight_join` has only rows locked
+    // that are changed: others settle under theirs.
     let renew = format!(
-        "update {leases} l
-         join (select part, row_number() over (order by part) <= {share} as keep
-               from {leases} where {of_scope} and owner = '{id}') m on m.part = l.part
+        "update (select part, row_number() over (order by part) <= {share} as keep
+                 from {leases} where {of_scope} and owner = '{id}') m
+         straight_join {leases} l on l.part = m.part
          set l.owner = case when m.keep then l.owner end, l.until = case when m.keep then {later} end,
              l.from_the_dead = false
          where l.{of_scope} and l.owner = '{id}'"
@@ -35,10 +36,10 @@ pub(super) async fn lease(store: &MySqlStore, relay: &Relay, term: Duration) -> 
     let mine = count(store, &mine).await?;
     if mine < share {
         let take = format!(
-            "update {leases} l
-             join (select part, owner is not null as lapsed from {leases}
-                   where {of_scope} and (owner is null or until < utc_timestamp(6)) and not owner <=> '{id}'
-                   order by rand() limit {room} for update skip locked) free on free.part = l.part
+            "update (select part, owner is not null as lapsed from {leases}
+                     where {of_scope} and (owner is null or until < utc_timestamp(6)) and not owner <=> '{id}'
+                     order by rand() limit {room} for update skip locked) free
+             straight_join {leases} l on l.part = free.part
              set l.owner = '{id}', l.epoch = l.epoch + 1, l.until = {later}, l.from_the_dead = free.lapsed
              where l.{of_scope}",
             room = share - mine
