@@ -22,6 +22,7 @@ pub mod carrying;
 pub mod leasing;
 pub mod operating;
 pub mod settling;
+pub mod suffering;
 pub mod units;
 
 /// An empty store, and what must live as long as it (a temporary folder, a server).
@@ -68,6 +69,7 @@ macro_rules! store_cases {
             units::a_cancelled_unit_is_there_as_a_whole_or_not_at_all,
             settling::a_claim_is_bounded_ordered_and_of_the_asked_tenants,
             settling::what_is_in_flight_is_not_read_again,
+            settling::what_has_waited_goes_first,
             settling::tenants_take_turns,
             settling::what_has_failed_leaves_room,
             settling::nothing_goes_past_what_found_no_room,
@@ -101,17 +103,19 @@ macro_rules! store_cases {
             operating::a_retried_letter_keeps_its_id_and_bytes,
             operating::only_dead_letters_are_discarded,
             operating::only_old_sent_events_are_purged,
+            operating::the_backlog_is_what_is_not_sent,
             operating::keys_that_wait_say_why,
             carrying::every_event_is_carried_once_in_order,
             carrying::a_refused_event_delays_only_its_own_key,
             carrying::an_event_ends_as_a_dead_letter_after_its_attempts,
             carrying::a_bus_that_is_away_costs_no_attempt,
+            carrying::a_failure_holds_its_key_in_batches_claimed_meanwhile,
             carrying::run_carries_until_it_is_told_to_stop,
             carrying::a_cancelled_round_goes_on_to_its_end,
             carrying::at_once_and_by_a_relay_each_event_comes_once,
             carrying::what_fails_at_once_is_the_relays,
             carrying::an_event_that_kills_the_relay_ends_as_a_dead_letter,
-            carrying::many_relays_and_writers_under_faults_lose_and_invert_nothing,
+            suffering::many_relays_and_writers_under_faults_lose_and_invert_nothing,
         }
     };
 }

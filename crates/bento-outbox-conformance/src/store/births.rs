@@ -151,7 +151,7 @@ pub async fn a_birth_lease_holds_its_key_until_it_is_settled<S: TransactionalSto
 
 /// When the lease has run out a relay takes it over; the owner changes nothing any more.
 pub async fn a_birth_lease_that_runs_out_is_taken_over<S: TransactionalStore>(store: S) {
-    let mine = birth(Duration::from_millis(300));
+    let mine = birth(Duration::from_secs(1));
     let events = [event("a", 1), event("a", 2)];
     born(&store, &mine, &events).await;
     assert_eq!(claim(&store).await.len(), 0);

@@ -77,6 +77,23 @@ pub async fn what_is_in_flight_is_not_read_again<S: TransactionalStore>(store: S
     assert_eq!([first, second].concat(), ids, "each is read once, in order");
 }
 
+/// A record that has waited is read alone of its key, and holds what follows until it is in flight:
+/// a relay may have claimed some of that before it knew, and not all of it may be there to be read.
+pub async fn what_has_waited_goes_first<S: TransactionalStore>(store: S) {
+    let ids = commit(&store, [event("a", 1), event("a", 2), event("b", 3)]).await;
+    settle(&store, ids[0], retry(Duration::from_millis(1))).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let first = claimed(&store, &everything()).await.records;
+    let seqs: Vec<i64> = first.iter().map(|record| record.seq).collect();
+    let first: Vec<Uuid> = first.iter().map(|record| record.id).collect();
+    assert_eq!(first, [ids[0], ids[2]]);
+    let rest = Ask {
+        in_flight: seqs,
+        ..everything()
+    };
+    assert_eq!(claimed_ids(&store, &rest).await, [ids[1]]);
+}
+
 /// A tenant with a long backlog leaves the others their share of each claim.
 pub async fn tenants_take_turns<S: TransactionalStore>(store: S) {
     let of = |tenant: &str, n| Event {

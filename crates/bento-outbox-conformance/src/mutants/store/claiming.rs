@@ -67,6 +67,7 @@ impl MutantStore {
                 relay: claim.relay,
                 leases: claim.leases,
             };
+            let waited = has_waited(record);
             if alive && due && !is_held {
                 if !in_reach {
                     claimed.elsewhere = true;
@@ -78,6 +79,9 @@ impl MutantStore {
                     held.insert(key);
                 } else {
                     free.push(at);
+                    if (waited || born.is_some()) && !self.has(FollowsWhatHasWaited) {
+                        held.insert(key);
+                    }
                 }
                 continue;
             }
@@ -137,10 +141,7 @@ impl MutantStore {
             return free;
         }
         let record = |at: &usize| &state.rows[*at].record;
-        let waited = |at: &&usize| {
-            let record = record(at);
-            record.delivery.error_message.is_some() || record.available_at > record.created_at
-        };
+        let waited = |at: &&usize| has_waited(record(at));
         let half = if self.has(ServesTheFailedFirst) {
             room
         } else {
@@ -196,4 +197,9 @@ impl MutantStore {
             (_, key) => key,
         }
     }
+}
+
+/// Whether it was delayed, or has failed before.
+fn has_waited(record: &OutboxRecord) -> bool {
+    record.delivery.error_message.is_some() || record.available_at > record.created_at
 }

@@ -58,6 +58,9 @@ pub(super) fn claim(rows: &mut Rows, claim: &Claim<'_>) -> Claimed {
             held.push(record);
         } else {
             free.push(record);
+            if has_waited(record) || rows.births.contains_key(&record.id) {
+                held.push(record);
+            }
         }
     }
     claimed.records = shared_out(&free, claim.limit as usize, claim.ordered);
@@ -78,14 +81,16 @@ pub(super) fn claim(rows: &mut Rows, claim: &Claim<'_>) -> Claimed {
     claimed
 }
 
+/// Whether it was delayed, or has failed before.
+fn has_waited(record: &OutboxRecord) -> bool {
+    record.delivery.error_message.is_some() || record.available_at > record.created_at
+}
+
 /// At most so many of the records: what has waited gets half of it, and of the rest each tenant as
 /// much as any other.
 fn shared_out(free: &[&OutboxRecord], limit: usize, ordered: bool) -> Vec<OutboxRecord> {
-    let has_waited = |record: &&&OutboxRecord| {
-        record.delivery.error_message.is_some() || record.available_at > record.created_at
-    };
     let (mut chosen, ready): (Vec<&OutboxRecord>, Vec<&OutboxRecord>) =
-        free.iter().partition(has_waited);
+        free.iter().partition(|record| has_waited(record));
     chosen.truncate(limit.div_ceil(2));
     let mut turns: HashMap<&Tenant, usize> = HashMap::new();
     let mut ready: Vec<(usize, &OutboxRecord)> = ready

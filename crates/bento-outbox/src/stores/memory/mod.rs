@@ -2,7 +2,7 @@
 
 mod claims;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::record::{Delivery, OutboxRecord, Status};
 use crate::store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Isolation, Lease, PARTITIONS, Relay,
-    Savepoint, Settle, Store, TenantStatus, TransactionalStore, Verdict,
+    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore, Verdict,
 };
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
@@ -233,7 +233,7 @@ impl Store for MemoryStore {
 
     async fn status(&self) -> Result<Vec<TenantStatus>> {
         let now = Timestamp::now();
-        let mut tenants = std::collections::BTreeMap::<String, TenantStatus>::new();
+        let mut tenants = BTreeMap::<String, TenantStatus>::new();
         for record in &self.rows().records {
             let name = record.tenant.to_string();
             let tenant = tenants.entry(name.clone()).or_insert_with(|| TenantStatus {
@@ -261,6 +261,34 @@ impl Store for MemoryStore {
                     tenant.sent_per_second += if recent { 1.0 / 60.0 } else { 0.0 };
                 }
                 Status::Err => tenant.dead += 1,
+            }
+        }
+        Ok(tenants.into_values().collect())
+    }
+
+    async fn backlog(&self) -> Result<Vec<TenantBacklog>> {
+        let now = Timestamp::now();
+        let mut tenants = BTreeMap::<&str, TenantBacklog>::new();
+        let rows = self.rows();
+        let unsent = rows
+            .records
+            .iter()
+            .filter(|record| record.delivery.status != Status::Sent);
+        for record in unsent {
+            let name = record.tenant.as_str();
+            let tenant = tenants.entry(name).or_insert_with(|| TenantBacklog {
+                tenant_id: name.into(),
+                ..TenantBacklog::default()
+            });
+            if record.delivery.status == Status::Err {
+                tenant.dead += 1;
+                continue;
+            }
+            tenant.pending += 1;
+            if record.available_at <= now {
+                let age = record.created_at.max(record.available_at).until(now);
+                let oldest = tenant.oldest_due_seconds.unwrap_or(0.0);
+                tenant.oldest_due_seconds = Some(oldest.max(age.as_secs_f64()));
             }
         }
         Ok(tenants.into_values().collect())

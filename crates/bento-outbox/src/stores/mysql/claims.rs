@@ -72,40 +72,67 @@ pub(super) async fn claim(store: &MySqlStore, claim: &Claim<'_>) -> Result<Claim
 /// the second asks again what holds a key: a record passed over by the first still does.
 async fn read(store: &MySqlStore, claim: &Claim<'_>) -> Result<Vec<MySqlRow>> {
     let narrow = Narrow::new(store, claim);
-    let (ours, table) = (narrow.ours(), store.table());
-    let mut rows = store
-        .select(
-            CLAIMING,
-            &format!(
-                "select {COLUMNS}, o.owner from {table} o force index ({index})
-             where o.waiting_at <= utc_timestamp(6) and not ({BORN}) {ours} {tenants} {goes}
-             order by o.waiting_at limit {limit}",
-                index = store.index("waiting"),
-                tenants = narrow.tenants("o.tenant_id"),
-                goes = narrow.nothing_holds_waiting(),
-                limit = claim.limit.div_ceil(2),
-            ),
-        )
-        .await?;
+    let waiting = format!(
+        "select {COLUMNS}, o.owner from {table} o force index ({index})
+         where o.waiting_at <= utc_timestamp(6) and not ({BORN}) {ours} {tenants} {goes}
+         order by o.waiting_at limit {limit}",
+        table = store.table(),
+        index = store.index("waiting"),
+        ours = narrow.ours(),
+        tenants = narrow.tenants("o.tenant_id"),
+        goes = narrow.nothing_holds_waiting(),
+        limit = claim.limit.div_ceil(2),
+    );
+    let mut rows = store.select(CLAIMING, &waiting).await?;
     let tenants = store
         .backlog
         .turn(claim.relay, tenants_max(claim.limit).min(TENANTS_MAX));
-    let left = (claim.limit as usize).saturating_sub(rows.len());
-    let share = left / tenants.len().max(1);
-    let ready = |tenant: &String| {
+    let room = (claim.limit as usize).saturating_sub(rows.len());
+    let share = room / tenants.len().max(1);
+    if share == 0 || tenants.is_empty() {
+        return Ok(rows);
+    }
+    let mut ready = read_ready(store, &narrow, &tenants, share).await?;
+    let room = room - ready.len();
+    let mut read: HashMap<String, usize> = HashMap::new();
+    for row in &ready {
+        *read.entry(get(row, "tenant_id")?).or_default() += 1;
+    }
+    // Where others have less than their share, the rest goes to those who have more. They are read
+    // from their first record again: what was committed meanwhile may go before what comes next.
+    let more: Vec<String> = tenants
+        .into_iter()
+        .filter(|tenant| read.get(tenant) == Some(&share))
+        .collect();
+    if room > 0 && !more.is_empty() && more.len() < read.len().max(2) {
+        let larger = share + room / more.len();
+        ready.retain(|row| {
+            get::<&str>(row, "tenant_id").is_ok_and(|t| !more.iter().any(|m| m == t))
+        });
+        ready.extend(read_ready(store, &narrow, &more, larger).await?);
+    }
+    rows.append(&mut ready);
+    Ok(rows)
+}
+
+/// The first ready records of each of these tenants.
+async fn read_ready(
+    store: &MySqlStore,
+    narrow: &Narrow<'_>,
+    tenants: &[String],
+    share: usize,
+) -> Result<Vec<MySqlRow>> {
+    let (table, index) = (store.table(), store.index("ready"));
+    let (ours, goes) = (narrow.ours(), narrow.nothing_holds_ready());
+    let of = |tenant: &String| {
         format!(
             "(select {COLUMNS}, o.owner from {table} o force index ({index})
-              where o.ready_tenant = '{tenant}' and o.available_at <= utc_timestamp(6) and not ({BORN}) {ours} {goes}
-              order by o.seq limit {share})",
-            index = store.index("ready"),
-            goes = narrow.nothing_holds_ready(),
+              where o.ready_tenant = '{tenant}' and not ({BORN}) {ours} {goes}
+              order by o.seq limit {share})"
         )
     };
-    if share > 0 && !tenants.is_empty() {
-        let each: Vec<String> = tenants.iter().map(ready).collect();
-        rows.extend(store.select(CLAIMING, &each.join(" union all ")).await?);
-    }
-    Ok(rows)
+    let each: Vec<String> = tenants.iter().map(of).collect();
+    store.select(CLAIMING, &each.join(" union all ")).await
 }
 
 /// How many tenants are listed in one round trip.
@@ -155,8 +182,7 @@ async fn what_is_left(store: &MySqlStore, claim: &Claim<'_>) -> Result<Claimed> 
         CLAIMING,
         &format!(
             "select exists(select 1 {ready}) or exists(select 1 {waiting} is not null {tenants}) as waiting,
-                    exists(select 1 {ready} and o.available_at <= utc_timestamp(6) and not ({BORN})
-                                            {elsewhere} {ready_goes})
+                    exists(select 1 {ready} and not ({BORN}) {elsewhere} {ready_goes})
                  or exists(select 1 {waiting} <= utc_timestamp(6) and not ({BORN})
                                             {tenants} {elsewhere} {waiting_goes}) as elsewhere",
             ready_goes = narrow.nothing_holds_ready(),

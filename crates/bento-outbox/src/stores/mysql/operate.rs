@@ -12,7 +12,7 @@ use super::MySqlStore;
 use super::rows::{COLUMNS, get, literals, micros, record, time, uuid};
 use crate::error::Result;
 use crate::record::OutboxRecord;
-use crate::store::{Filter, HeldKey, TenantStatus};
+use crate::store::{Filter, HeldKey, TenantBacklog, TenantStatus};
 
 pub(super) async fn find(store: &MySqlStore, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
     if ids.is_empty() {
@@ -58,6 +58,41 @@ pub(super) async fn status(store: &MySqlStore) -> Result<Vec<TenantStatus>> {
                 dead: count(row, "dead")?,
                 oldest_new_seconds: oldest.map(|micros| micros.max(0) as f64 / 1e6),
                 sent_per_second: count(row, "minute")? as f64 / 60.0,
+            })
+        })
+        .collect()
+}
+
+/// What is ready, what waits and what is dead is counted by the index of each, in which nothing is
+/// that was sent.
+pub(super) async fn backlog(store: &MySqlStore) -> Result<Vec<TenantBacklog>> {
+    let of = |index: &str, condition: &str| {
+        format!(
+            "select tenant_id, dead, created_at, available_at from {} force index ({}) where {condition}",
+            store.table(),
+            store.index(index),
+        )
+    };
+    let counted = format!(
+        "select tenant_id, count(case when dead is null then 1 end) as pending, count(dead) as dead,
+                timestampdiff(microsecond,
+                    min(case when dead is null and available_at <= utc_timestamp(6)
+                             then greatest(created_at, available_at) end), utc_timestamp(6)) as oldest
+         from ({} union all {} union all {}) unsent group by tenant_id order by tenant_id",
+        of("ready", "ready_tenant is not null"),
+        of("waiting", "waiting_at is not null"),
+        of("dead", "dead = 1"),
+    );
+    let rows = store.select("counting what waits", &counted).await?;
+    rows.iter()
+        .map(|row| {
+            let count = |column| get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0));
+            Ok(TenantBacklog {
+                tenant_id: get(row, "tenant_id")?,
+                pending: count("pending")?,
+                dead: count("dead")?,
+                oldest_due_seconds: get::<Option<i64>>(row, "oldest")?
+                    .map(|micros| micros.max(0) as f64 / 1e6),
             })
         })
         .collect()

@@ -31,7 +31,7 @@ use crate::event::Event;
 use crate::record::OutboxRecord;
 use crate::store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease, Relay,
-    Savepoint, Settle, Store, TenantStatus, TransactionalStore,
+    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -241,6 +241,10 @@ impl Store for PostgresStore {
 
     async fn status(&self) -> Result<Vec<TenantStatus>> {
         operate::status(self).await
+    }
+
+    async fn backlog(&self) -> Result<Vec<TenantBacklog>> {
+        operate::backlog(self).await
     }
 
     async fn held_keys(&self, limit: u32) -> Result<Vec<HeldKey>> {
