@@ -297,20 +297,6 @@ fn a_broken_postgres_url_keeps_its_password() {
         .failed(2, "database_url (--database-url) cannot be used");
 }
 
-#[cfg(feature = "mysql")]
-#[test]
-fn a_broken_mysql_url_keeps_its_password() {
-    for (end, said) in [
-        ("host:port/x", "database_url (--database-url)"),
-        ("host", "names no database"),
-    ] {
-        let database = format!("mariadb://bob:{CANARY}@{end}");
-        Place::new()
-            .run(&["status", "--database-url", &database])
-            .failed(2, said);
-    }
-}
-
 #[cfg(feature = "nats")]
 #[test]
 fn a_broken_nats_url_keeps_its_password() {

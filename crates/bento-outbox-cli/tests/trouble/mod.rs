@@ -107,6 +107,20 @@ fn a_mysql_that_is_down_is_named_soon() {
     is_named_soon("mysql", "MySQL at 127.0.0.1:1");
 }
 
+#[cfg(feature = "mysql")]
+#[test]
+fn a_broken_mysql_url_keeps_its_password() {
+    for (end, said) in [
+        ("host:port/x", "database_url (--database-url)"),
+        ("host", "names no database"),
+    ] {
+        let database = format!("mariadb://bob:{CANARY}@{end}");
+        Place::new()
+            .run(&["status", "--database-url", &database])
+            .failed(2, said);
+    }
+}
+
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 fn is_named_soon(scheme: &str, name: &str) {
     let place = Place::new();
