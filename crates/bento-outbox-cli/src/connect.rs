@@ -13,6 +13,8 @@ use crate::settings::{self, Settings};
 
 /// The database that the settings name.
 pub(crate) enum Database {
+    #[cfg(feature = "mysql")]
+    MySql(bento_outbox::stores::MySqlStore),
     #[cfg(feature = "postgres")]
     Postgres(bento_outbox::stores::PostgresStore),
     #[cfg(feature = "sqlite")]
@@ -23,6 +25,8 @@ pub(crate) enum Database {
 macro_rules! with_store {
     ($database:expr, $store:pat => $evaluated:expr) => {
         match $database {
+            #[cfg(feature = "mysql")]
+            $crate::connect::Database::MySql($store) => $evaluated,
             #[cfg(feature = "postgres")]
             $crate::connect::Database::Postgres($store) => $evaluated,
             #[cfg(feature = "sqlite")]
@@ -88,11 +92,15 @@ async fn open(settings: &Settings, create: bool) -> Result<Database> {
         "postgres" | "postgresql" => {
             Err(refuse("needs a program built with `--features postgres`"))
         }
-        "mysql" | "mariadb" => Err(refuse(
-            "names MySQL, which is not supported by this version yet",
-        )),
+        #[cfg(feature = "mysql")]
+        "mysql" | "mariadb" => bento_outbox::stores::MySqlStore::open(url, settings.tables.clone())
+            .await
+            .map(Database::MySql)
+            .map_err(|error| named(error, refuse)),
+        #[cfg(not(feature = "mysql"))]
+        "mysql" | "mariadb" => Err(refuse("needs a program built with `--features mysql`")),
         other => Err(refuse(&format!(
-            "begins with {other:?}, which is none of sqlite, postgres, mysql"
+            "begins with {other:?}, which is none of sqlite, postgres, mysql, mariadb"
         ))),
     }
 }

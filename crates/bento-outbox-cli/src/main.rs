@@ -1,6 +1,6 @@
 //! The program `bento-outbox`: the relay and the operator's commands.
 #![cfg_attr(
-    not(any(feature = "sqlite", feature = "postgres")),
+    not(any(feature = "mysql", feature = "postgres", feature = "sqlite")),
     allow(
         unreachable_code,
         unused_variables,
@@ -49,7 +49,7 @@ pub(crate) struct Cli {
     /// Settings file [default: outbox.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Database, as sqlite://outbox.db or postgres://user@host/name
+    /// Database, as sqlite://outbox.db, postgres://user@host/name or mysql://user@host/name
     #[arg(long, global = true, value_name = "URL")]
     database_url: Option<String>,
     /// Bus, as stdout:, file:events.jsonl, nats://host:4222 or https://host/path

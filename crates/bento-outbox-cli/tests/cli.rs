@@ -202,8 +202,8 @@ fn wrong_use_and_wrong_settings_exit_with_2() {
             "database_url (--database-url) is empty",
         ),
         (
-            vec!["status", "--database-url", "mysql://a@b/c"],
-            "not supported by this version yet",
+            vec!["status", "--database-url", "oracle://a@b/c"],
+            "none of sqlite, postgres, mysql, mariadb",
         ),
         (
             vec!["status", "--database-url", "sqlite://:memory:"],

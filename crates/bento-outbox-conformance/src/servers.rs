@@ -12,6 +12,8 @@
 
 mod bucket;
 pub mod kafka;
+mod account;
+pub mod mariadb;
 pub mod nats;
 pub mod postgres;
 pub mod receiver;
@@ -30,6 +32,7 @@ use rustix::process::{Pid, kill_process};
 use uuid::Uuid;
 
 pub use kafka::{KafkaServer, shared_kafka};
+pub use mariadb::{MariaDbDatabase, MariaDbServer, shared_mariadb};
 pub use nats::{NatsServer, shared_nats};
 pub use postgres::{Database, PostgresServer, shared_postgres};
 pub use receiver::ReceiverServer;

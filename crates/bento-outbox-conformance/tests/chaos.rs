@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use bento_outbox_conformance::faults::Proxy;
-use bento_outbox_conformance::servers::{NatsServer, PostgresServer, Signal};
+use bento_outbox_conformance::servers::{MariaDbServer, NatsServer, PostgresServer, Signal};
 use rustix::process::{Pid, kill_process};
 
 use self::checker::Verdict;
@@ -34,6 +34,14 @@ async fn postgres_loses_invents_and_inverts_nothing() {
     World::start(Database::Postgres)
         .await
         .suffer(Duration::from_secs(24), 1)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql_loses_invents_and_inverts_nothing() {
+    World::start(Database::Mysql)
+        .await
+        .suffer(Duration::from_secs(24), 3)
         .await;
 }
 
@@ -65,9 +73,10 @@ async fn long() {
     let minutes = number("CHAOS_MINUTES").unwrap_or(10);
     let seed = number("CHAOS_SEED").unwrap_or(1);
     let databases = match std::env::var("CHAOS_DATABASE").as_deref() {
+        Ok("mysql") => vec![Database::Mysql],
         Ok("postgres") => vec![Database::Postgres],
         Ok("sqlite") => vec![Database::Sqlite],
-        _ => vec![Database::Postgres, Database::Sqlite],
+        _ => vec![Database::Postgres, Database::Mysql, Database::Sqlite],
     };
     for database in databases {
         World::start(database)
@@ -86,14 +95,51 @@ fn a_writing_service() {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Database {
+    Mysql,
     Postgres,
     Sqlite,
+}
+
+impl Database {
+    /// What the driver sends to commit.
+    fn commit(self) -> &'static [u8] {
+        match self {
+            Self::Mysql => b"; commit;",
+            Self::Postgres | Self::Sqlite => b"COMMIT",
+        }
+    }
+}
+
+/// The database's server, where it has one.
+enum Server {
+    None,
+    MariaDb(MariaDbServer),
+    Postgres(PostgresServer),
+}
+
+impl Server {
+    /// Crashes it, and brings it back after a while.
+    async fn crash(&self, away: Duration) {
+        match self {
+            Self::None => {}
+            Self::MariaDb(server) => {
+                server.kill();
+                tokio::time::sleep(away).await;
+                server.restart().await;
+            }
+            Self::Postgres(server) => {
+                server.kill();
+                tokio::time::sleep(away).await;
+                server.restart().await;
+            }
+        }
+    }
 }
 
 /// Everything that takes part.
 struct World {
     kind: Database,
-    postgres: Option<PostgresServer>,
+    server: Server,
     nats: NatsServer,
     to_database: Option<Proxy>,
     to_bus: Proxy,
@@ -119,21 +165,34 @@ impl World {
             ..Default::default()
         };
         context.create_stream(stream).await.unwrap();
-        let (postgres, to_database, database_url) = match kind {
+        let (server, to_database, database_url) = match kind {
+            Database::Mysql => {
+                let server = MariaDbServer::start().await;
+                let url = server.database().await.url().to_owned();
+                (
+                    Server::MariaDb(server),
+                    Some(Proxy::before(&url).await),
+                    url,
+                )
+            }
             Database::Postgres => {
                 let server = PostgresServer::start().await;
                 let url = server.database().await.url().to_owned();
-                (Some(server), Some(Proxy::before(&url).await), url)
+                (
+                    Server::Postgres(server),
+                    Some(Proxy::before(&url).await),
+                    url,
+                )
             }
             Database::Sqlite => (
-                None,
+                Server::None,
                 None,
                 format!("sqlite://{}/outbox.db", folder.path().display()),
             ),
         };
         let mut world = Self {
             kind,
-            postgres,
+            server,
             nats,
             to_database,
             to_bus,
@@ -348,7 +407,7 @@ impl Drop for Process {
 }
 
 /// The program that the same build made beside this test.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let program = this
         .parent()

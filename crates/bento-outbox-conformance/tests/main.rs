@@ -18,6 +18,7 @@ mod handlers;
 mod migrations;
 mod model;
 mod mutants_store;
+mod mysql;
 mod reach;
 mod routes;
 mod servers;

@@ -31,7 +31,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T>, words: &[&str]) {
 async fn versions(db: &Database) -> Vec<String> {
     let checksum = match db.sql {
         Sql::Postgres(_) => "encode(checksum, 'hex')",
-        Sql::Sqlite(_) => "lower(hex(checksum))",
+        Sql::Sqlite(_) | Sql::MariaDb(_) => "lower(hex(checksum))",
     };
     let versions = format!(
         "select version, description, success, {checksum} from outbox_migrations order by version"
@@ -78,7 +78,7 @@ async fn tables_of_other_names_live_side_by_side() {
         let other = db.store_in(Tables::new("crm", "letters").unwrap());
         assert_eq!(other.migrate().await.unwrap(), [1], "{}", db.name);
         let table = match db.sql {
-            Sql::Postgres(_) => "crm.letters",
+            Sql::Postgres(_) | Sql::MariaDb(_) => "crm.letters",
             Sql::Sqlite(_) => "letters",
         };
         db.run(&format!(

@@ -2,16 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use bento_outbox::stores::{PostgresStore, Tables};
+use bento_outbox::stores::{MySqlStore, PostgresStore, Tables};
 use bento_outbox::{ErrorKind, Store};
-use bento_outbox_conformance::servers::{free_port, shared_postgres};
+use bento_outbox_conformance::servers::{free_port, shared_mariadb, shared_postgres};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 /// What `check` and `migrate` say of the database at `address`, for a user with a password.
 async fn complaint(address: &str) -> String {
     let url = format!("postgres://bob:s3cret@{address}");
-    let store = PostgresStore::open(&url, Tables::default()).await.unwrap();
+    complaint_of(&PostgresStore::open(&url, Tables::default()).await.unwrap()).await
+}
+
+/// The same of a MySQL.
+async fn complaint_of_mysql(address: &str) -> String {
+    let url = format!("mysql://bob:s3cret@{address}");
+    complaint_of(&MySqlStore::open(&url, Tables::default()).await.unwrap()).await
+}
+
+async fn complaint_of(store: &dyn Store) -> String {
     let begun = Instant::now();
     let error = store.check().await.unwrap_err();
     assert_ne!(error.kind(), ErrorKind::Schema);
@@ -25,9 +34,11 @@ async fn complaint(address: &str) -> String {
 #[tokio::test]
 async fn a_closed_port_is_named() {
     let address = format!("127.0.0.1:{}", free_port());
-    let said = complaint(&format!("{address}/shop")).await;
-    assert!(said.contains(&address), "{said}");
-    assert!(said.contains("Connection refused"), "{said}");
+    let place = format!("{address}/shop");
+    for said in [complaint(&place).await, complaint_of_mysql(&place).await] {
+        assert!(said.contains(&address), "{said}");
+        assert!(said.contains("Connection refused"), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -47,6 +58,10 @@ async fn a_database_that_is_not_there_is_named() {
         said.contains("database \"nowhere\" does not exist"),
         "{said}"
     );
+    let url = format!("mysql://root@127.0.0.1:{}/nowhere", shared_mariadb().port());
+    let store = MySqlStore::open(&url, Tables::default()).await.unwrap();
+    let said = store.check().await.unwrap_err().report();
+    assert!(said.contains("Unknown database 'nowhere'"), "{said}");
 }
 
 #[tokio::test]
@@ -84,4 +99,17 @@ async fn a_server_that_stays_silent_is_named() {
         said,
         format!("PostgreSQL at {address} does not answer within 5s")
     );
+    let said = complaint_of_mysql(&format!("{address}/shop")).await;
+    assert_eq!(
+        said,
+        format!("MySQL at {address} does not answer within 5s")
+    );
+}
+
+#[tokio::test]
+async fn a_user_that_mysql_refuses_is_named_and_no_password_shown() {
+    let address = format!("127.0.0.1:{}", shared_mariadb().port());
+    let said = complaint_of_mysql(&format!("{address}/mysql")).await;
+    assert!(said.contains(&address), "{said}");
+    assert!(said.contains("Access denied for user 'bob'"), "{said}");
 }

@@ -1,14 +1,15 @@
 //! Every store against the one list of cases.
 
 use bento_outbox::Store;
-use bento_outbox::stores::{MemoryStore, PostgresStore, SqliteStore, Tables};
-use bento_outbox_conformance::servers::shared_postgres;
+use bento_outbox::stores::{MemoryStore, MySqlStore, PostgresStore, SqliteStore, Tables};
+use bento_outbox_conformance::servers::{shared_mariadb, shared_postgres};
 use bento_outbox_conformance::store::Fresh;
 use bento_outbox_conformance::store_suite;
 
 store_suite!(memory, fresh_memory);
 store_suite!(sqlite, fresh_sqlite);
 store_suite!(postgres, fresh_postgres);
+store_suite!(mysql, fresh_mysql);
 
 async fn fresh_memory() -> Fresh<MemoryStore> {
     Fresh::new(MemoryStore::default())
@@ -30,6 +31,18 @@ async fn fresh_sqlite() -> Fresh<SqliteStore> {
 async fn fresh_postgres() -> Fresh<PostgresStore> {
     let database = shared_postgres().database().await;
     let store = PostgresStore::open(database.url(), Tables::default())
+        .await
+        .unwrap();
+    store.migrate().await.unwrap();
+    Fresh {
+        store,
+        keep: Box::new(database),
+    }
+}
+
+async fn fresh_mysql() -> Fresh<MySqlStore> {
+    let database = shared_mariadb().database().await;
+    let store = MySqlStore::open(database.url(), Tables::default())
         .await
         .unwrap();
     store.migrate().await.unwrap();

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bento_outbox::stores::{PostgresStore, SqliteStore, Tables};
+use bento_outbox::stores::{MySqlStore, PostgresStore, SqliteStore, Tables};
 use bento_outbox::{
     Batch, Claim, OutboxRecord, Outcome, Projector, ProjectorSettings, Publisher, Rejection,
     RejectionClass, Relay, Store, Timestamp,
 };
-use bento_outbox_conformance::servers::shared_postgres;
+use bento_outbox_conformance::servers::{shared_mariadb, shared_postgres};
+use sqlx::mysql::MySqlConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, Executor, PgPool, Row, SqlitePool};
+use sqlx::{AssertSqlSafe, Executor, MySqlPool, PgPool, Row, SqlitePool};
 
+mod mysql;
 mod postgres;
 mod sqlite;
 
@@ -29,10 +31,11 @@ pub(crate) struct Database {
 pub(crate) enum Sql {
     Postgres(PgPool),
     Sqlite(SqlitePool),
+    MariaDb(MySqlPool),
 }
 
-/// Both databases, empty.
-pub(crate) async fn empty() -> [Database; 2] {
+/// All databases, empty.
+pub(crate) async fn empty() -> [Database; 3] {
     let server = shared_postgres().database().await;
     let pool = PgPool::connect(server.url()).await.unwrap();
     let postgres = Database {
@@ -60,11 +63,23 @@ pub(crate) async fn empty() -> [Database; 2] {
         sql: Sql::Sqlite(SqlitePool::connect_lazy_with(foreign)),
         _keep: Box::new(folder),
     };
-    [postgres, sqlite]
+
+    let server = shared_mariadb().database().await;
+    // A time zone of the sessions' own: the outbox is in UTC all the same.
+    let options: MySqlConnectOptions = server.url().parse().unwrap();
+    let options = options.timezone("+05:45".to_owned()).pipes_as_concat(false);
+    let pool = MySqlPool::connect_with(options).await.unwrap();
+    let mysql = Database {
+        name: "mysql",
+        store: Arc::new(MySqlStore::new(pool.clone())),
+        sql: Sql::MariaDb(pool),
+        _keep: Box::new(server),
+    };
+    [postgres, sqlite, mysql]
 }
 
-/// Both databases with the tables.
-pub(crate) async fn migrated() -> [Database; 2] {
+/// All databases with the tables.
+pub(crate) async fn migrated() -> [Database; 3] {
     let databases = empty().await;
     for database in &databases {
         database.store.migrate().await.unwrap();
@@ -79,6 +94,7 @@ impl Database {
         match &self.sql {
             Sql::Postgres(pool) => sql.execute(pool).await.map(|done| done.rows_affected()),
             Sql::Sqlite(pool) => sql.execute(pool).await.map(|done| done.rows_affected()),
+            Sql::MariaDb(pool) => sql.execute(pool).await.map(|done| done.rows_affected()),
         }
     }
 
@@ -115,6 +131,13 @@ impl Database {
                 .iter()
                 .map(line)
                 .collect(),
+            Sql::MariaDb(pool) => pool
+                .fetch_all(sql)
+                .await
+                .unwrap()
+                .iter()
+                .map(line)
+                .collect(),
         }
     }
 
@@ -123,6 +146,7 @@ impl Database {
         match &self.sql {
             Sql::Postgres(pool) => Arc::new(PostgresStore::with_tables(pool.clone(), tables)),
             Sql::Sqlite(pool) => Arc::new(SqliteStore::with_tables(pool.clone(), tables)),
+            Sql::MariaDb(pool) => Arc::new(MySqlStore::with_tables(pool.clone(), tables)),
         }
     }
 
@@ -130,7 +154,24 @@ impl Database {
     pub(crate) fn bytes(&self, hex: &str) -> String {
         match self.sql {
             Sql::Postgres(_) => format!("'\\x{hex}'"),
-            Sql::Sqlite(_) => format!("x'{hex}'"),
+            Sql::Sqlite(_) | Sql::MariaDb(_) => format!("x'{hex}'"),
+        }
+    }
+
+    /// A literal of text.
+    fn quoted(&self, text: &str) -> String {
+        let text = text.replace('\'', "''");
+        match self.sql {
+            Sql::MariaDb(_) => format!("'{}'", text.replace('\\', "\\\\")),
+            _ => format!("'{text}'"),
+        }
+    }
+
+    /// A literal of a time in UTC, given in RFC 3339.
+    fn time(&self, text: &str) -> String {
+        match self.sql {
+            Sql::MariaDb(_) => format!("'{}'", text.trim_end_matches('Z').replace('T', " ")),
+            _ => format!("'{text}'"),
         }
     }
 
@@ -188,10 +229,6 @@ fn is_there(column: &str) -> String {
     format!("case when {column} is null then 'no' else 'yes' end")
 }
 
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
 #[tokio::test]
 async fn only_type_and_payload_or_data_must_be_given() {
     for db in migrated().await {
@@ -220,7 +257,11 @@ async fn only_type_and_payload_or_data_must_be_given() {
         assert_ne!(records[0].id, records[1].id);
         let now = Timestamp::now();
         for record in &records {
-            assert_eq!(record.id.get_version_num(), 4, "{}", db.name);
+            let version = match db.sql {
+                Sql::MariaDb(_) => 1,
+                _ => 4,
+            };
+            assert_eq!(record.id.get_version_num(), version, "{}", db.name);
             for time in [record.occurred_at, record.created_at, record.available_at] {
                 assert!(
                     time <= now && time.until(now).as_secs() < 60,
@@ -238,9 +279,11 @@ async fn a_writer_may_set_every_column_but_the_number() {
         let columns = WRITERS.replace(" seq,", "").replace(" payload,", "");
         db.run(&format!(
             "insert into outbox ({columns}) values ('{ID}', 'acme', 'order', 'A''7', 'order.paid', 'urn:s', 3,
-                {}, 'application/x-own', 'key-1', '{{ \"traceparent\" : \"x\" }}',
-                '1969-07-20T20:17:40.123456Z', '2013-01-01T05:17:00Z', '2013-01-02T00:00:00Z')",
-            db.bytes("07")
+                {}, 'application/x-own', 'key-1', '{{ \"traceparent\" : \"x\" }}', {}, {}, {})",
+            db.bytes("07"),
+            db.time("1969-07-20T20:17:40.123456Z"),
+            db.time("2013-01-01T05:17:00Z"),
+            db.time("2013-01-02T00:00:00Z")
         ))
         .await;
         let record = db.claim().await.remove(0);
@@ -280,7 +323,10 @@ async fn the_database_refuses_an_id_twice_unless_told_to_skip_it() {
     for db in migrated().await {
         let row =
             format!("insert into outbox (id, type, payload) values ('{ID}', 'order.paid', '1')");
-        let skipping = format!("{row} on conflict (id) do nothing");
+        let skipping = match db.sql {
+            Sql::MariaDb(_) => row.replace("insert into", "insert ignore into"),
+            _ => format!("{row} on conflict (id) do nothing"),
+        };
         let returned = db.lines(&format!("{skipping} returning id, seq")).await;
         assert_eq!(returned, [format!("{ID}|1")], "{}", db.name);
         assert_eq!(db.run(&skipping).await, 0);
@@ -322,6 +368,10 @@ async fn the_view_has_the_writers_columns_and_the_state_and_is_read_only() {
                  order by ordinal_position"
             }
             Sql::Sqlite(_) => "select name from pragma_table_info('outbox_events') order by cid",
+            Sql::MariaDb(_) => {
+                "select column_name from information_schema.columns
+                 where table_schema = database() and table_name = 'outbox_events' order by ordinal_position"
+            }
         };
         let names = db.lines(names).await.join(", ");
         assert_eq!(names, format!("{WRITERS}, {STATE}"), "{}", db.name);
@@ -382,7 +432,7 @@ async fn a_payload_is_read_byte_for_byte() {
         "123456789012345678901234567890.000000000000000000001",
     ];
     for db in migrated().await {
-        for payload in payloads.map(quoted) {
+        for payload in payloads.map(|text| db.quoted(text)) {
             db.run(&format!(
                 "insert into outbox (type, payload) values ('a', {payload})"
             ))

@@ -95,6 +95,7 @@
 //!
 //! | feature | adds |
 //! | --- | --- |
+//! | `mysql` | [`stores`]`::MySqlStore`, for MySQL and MariaDB, on sqlx |
 //! | `postgres` | [`stores`]`::PostgresStore`, on sqlx |
 //! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
 //! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
@@ -155,7 +156,7 @@ pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, Reject
 pub use retry::RetrySettings;
 pub use selector::{Pattern, Selector};
 pub use store::{
-    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
+    Appended, Birth, Caution, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
     LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
     TenantStatus, TransactionalStore, Verdict,
 };

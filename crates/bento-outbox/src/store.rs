@@ -455,6 +455,17 @@ pub struct Inspection {
     pub oldest_transaction_seconds: Option<f64>,
     /// The relays that live.
     pub relays: Vec<LiveRelay>,
+    /// What about the server's own settings could harm events.
+    pub cautions: Vec<Caution>,
+}
+
+/// A setting of the database that could harm events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caution {
+    /// What was found, and what it may lead to.
+    pub found: String,
+    /// What to do about it.
+    pub advice: &'static str,
 }
 
 /// A relay that renewed its leases within their term.

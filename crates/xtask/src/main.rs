@@ -23,7 +23,7 @@ Usage: cargo x COMMAND
 
   check            format, tidy, clippy, each feature alone, docs, licences
   test [NAME…]     installs what the tests need, then runs them all, or those whose name has NAME in it
-  chaos [--minutes N] [--seed S] [--database postgres|sqlite]
+  chaos [--minutes N] [--seed S] [--database mysql|postgres|sqlite]
                    real processes under real faults, for 10 minutes a database unless said
   docs             the API pages and the book
   tidy [--bless]   the rules of the house only; --bless records new migrations

@@ -77,6 +77,21 @@ const NEEDS: &[Need] = &[
         home: "https://www.postgresql.org/download/",
     },
     Need {
+        name: "MariaDB",
+        programs: &["mariadbd", "mariadb-install-db"],
+        folders: &[
+            "/usr/sbin",
+            "/usr/local/sbin",
+            "/usr/libexec",
+            "/opt/homebrew/opt/mariadb/bin",
+            "/usr/local/opt/mariadb/bin",
+        ],
+        apt: &["mariadb-server"],
+        dnf: &["mariadb-server"],
+        brew: &["mariadb"],
+        home: "https://mariadb.org/download/",
+    },
+    Need {
         name: "NATS server",
         programs: &["nats-server"],
         folders: SBIN,
@@ -289,13 +304,13 @@ mod tests {
         let debian = how_to_install(&needs[postgres..], System::Apt, false);
         assert!(
             debian
-                .contains("sudo apt-get install -y --no-install-recommends postgresql nats-server"),
+                .contains("sudo apt-get install -y --no-install-recommends postgresql mariadb-server nats-server"),
             "{debian}"
         );
         let fedora = how_to_install(&needs[postgres..], System::Dnf, true);
         assert!(
             fedora.contains(
-                "\n  dnf install -y postgresql-server python3\n  NATS server: https://docs.nats.io"
+                "\n  dnf install -y postgresql-server mariadb-server python3\n  NATS server: https://docs.nats.io"
             ),
             "{fedora}"
         );

@@ -80,7 +80,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "schema",
         Some("public"),
         Kind::Identifier,
-        "the schema of the tables; SQLite has none",
+        "the schema of the tables; in MySQL a database, of which public stands for that of the URL; SQLite has none",
     ),
     setting(
         "table",

@@ -98,13 +98,37 @@ fn a_bus_that_is_away_is_told_of_once() {
 #[cfg(feature = "postgres")]
 #[test]
 fn a_postgres_that_is_down_is_named_soon() {
+    is_named_soon("postgres", "PostgreSQL at 127.0.0.1:1");
+}
+
+#[cfg(feature = "mysql")]
+#[test]
+fn a_mysql_that_is_down_is_named_soon() {
+    is_named_soon("mysql", "MySQL at 127.0.0.1:1");
+}
+
+#[cfg(feature = "mysql")]
+#[test]
+fn a_broken_mysql_url_keeps_its_password() {
+    for (end, said) in [
+        ("host:port/x", "database_url (--database-url)"),
+        ("host", "names no database"),
+    ] {
+        let database = format!("mariadb://bob:{CANARY}@{end}");
+        Place::new()
+            .run(&["status", "--database-url", &database])
+            .failed(2, said);
+    }
+}
+
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+fn is_named_soon(scheme: &str, name: &str) {
     let place = Place::new();
-    let url = format!("postgres://bob:{CANARY}@127.0.0.1:1/shop");
+    let url = format!("{scheme}://bob:{CANARY}@127.0.0.1:1/shop");
     for command in ["migrate", "append", "run", "status"] {
         let begun = Instant::now();
         let ran = place.run(&["--database-url", &url, command]);
-        ran.failed(1, "PostgreSQL at 127.0.0.1:1")
-            .failed(1, "Connection refused");
+        ran.failed(1, name).failed(1, "Connection refused");
         assert!(begun.elapsed() < Duration::from_secs(8), "{command}");
     }
 }

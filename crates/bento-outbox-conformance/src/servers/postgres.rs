@@ -1,8 +1,6 @@
 //! PostgreSQL.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -10,6 +8,7 @@ use std::sync::OnceLock;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
+use super::account::{self, Account, run};
 use super::{Recipe, Server, Signal, answers, find_program, workshop};
 
 /// Settings for a server that need not survive a power cut, which a test machine's disk would pay
@@ -95,15 +94,8 @@ impl Server<Postgres> {
 /// How PostgreSQL is started.
 pub struct Postgres {
     programs: PathBuf,
-    user: Option<User>,
+    user: Option<Account>,
     settings: Vec<String>,
-}
-
-/// Whom the server runs as.
-#[derive(Clone, Copy)]
-struct User {
-    uid: u32,
-    gid: u32,
 }
 
 impl Postgres {
@@ -114,17 +106,13 @@ impl Postgres {
             .collect();
         Self {
             programs: find_programs(),
-            user: lesser_user(),
+            user: Account::lesser("postgres"),
             settings,
         }
     }
 
     fn command_as_user(&self, program: &str) -> Command {
-        let mut command = Command::new(self.programs.join(program));
-        if let Some(User { uid, gid }) = self.user {
-            command.uid(uid).gid(gid);
-        }
-        command
+        account::command(&self.programs.join(program), self.user)
     }
 
     /// A folder as `initdb` leaves it. That takes a second, copying it a tenth: so once a process.
@@ -132,7 +120,7 @@ impl Postgres {
         static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
         TEMPLATE.get_or_init(|| {
             let folder = workshop::new_folder("postgres-template");
-            self.hand_over(&folder);
+            account::hand_over(&folder, self.user);
             let mut initdb = self.command_as_user("initdb");
             initdb
                 .current_dir(&folder)
@@ -144,14 +132,6 @@ impl Postgres {
             folder
         })
     }
-
-    fn hand_over(&self, folder: &Path) {
-        if let Some(User { uid, gid }) = self.user {
-            chown(folder, Some(uid), Some(gid)).unwrap_or_else(|e| {
-                panic!("cannot give {} to PostgreSQL's user: {e}", folder.display())
-            });
-        }
-    }
 }
 
 impl Recipe for Postgres {
@@ -160,7 +140,7 @@ impl Recipe for Postgres {
     const STOP: Signal = Signal::INT;
 
     fn prepare(&self, folder: &Path) {
-        self.hand_over(folder);
+        account::hand_over(folder, self.user);
         run(Command::new("cp")
             .arg("-a")
             .arg(self.template())
@@ -218,36 +198,4 @@ fn find_programs() -> PathBuf {
         .collect();
     let initdb = find_program("initdb", &folders, "postgresql");
     initdb.parent().map(Path::to_owned).unwrap_or_default()
-}
-
-/// PostgreSQL refuses to run as root, so under root it runs as `postgres` or else as `nobody`.
-fn lesser_user() -> Option<User> {
-    let root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    if !root {
-        return None;
-    }
-    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let find = |name: &str| {
-        let mut lines = accounts.lines().map(|line| line.split(':'));
-        // name:password:uid:gid:…
-        let mut account = lines
-            .find(|fields| fields.clone().next() == Some(name))?
-            .skip(2);
-        Some(User {
-            uid: account.next()?.parse().ok()?,
-            gid: account.next()?.parse().ok()?,
-        })
-    };
-    let user = find("postgres").or_else(|| find("nobody"));
-    Some(user.expect(
-        "PostgreSQL refuses to run as root, and /etc/passwd has no user postgres or nobody",
-    ))
-}
-
-fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("cannot run {:?}: {e}", command.get_program()));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed: {errors}");
 }

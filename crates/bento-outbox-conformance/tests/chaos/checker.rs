@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer};
 use futures_util::StreamExt;
-use sqlx::{Connection, PgConnection, SqliteConnection};
+use sqlx::{Connection, MySqlConnection, PgConnection, SqliteConnection};
 
 use super::Database;
 
@@ -43,6 +43,10 @@ macro_rules! on {
         loop {
             let result: Result<_, sqlx::Error> = async {
                 match $kind {
+                    Database::Mysql => {
+                        let mut $connection = MySqlConnection::connect($url).await?;
+                        $work.await
+                    }
                     Database::Postgres => {
                         let mut $connection = PgConnection::connect($url).await?;
                         $work.await
@@ -66,8 +70,8 @@ macro_rules! on {
 
 pub(super) async fn prepare(kind: Database, url: &str) {
     for statement in [
-        "create table chaos_keys (key text primary key, n bigint not null)",
-        "create table chaos_ledger (id text primary key, key text not null, n bigint not null)",
+        "create table chaos_keys (thing varchar(36) primary key, n bigint not null)",
+        "create table chaos_ledger (id varchar(36) primary key, thing varchar(36) not null, n bigint not null)",
     ] {
         on!(kind, url, |connection| async {
             sqlx::query(statement)
@@ -87,7 +91,7 @@ pub(super) async fn unsent(kind: Database, url: &str) -> i64 {
 
 pub(super) async fn judge(kind: Database, url: &str, nats: &str) -> Verdict {
     let ledger: Vec<(String, String, i64)> = on!(kind, url, |connection| sqlx::query_as(
-        "select id, key, n from chaos_ledger"
+        "select id, thing, n from chaos_ledger"
     )
     .fetch_all(&mut connection));
     let dead: i64 = on!(kind, url, |connection| sqlx::query_scalar(

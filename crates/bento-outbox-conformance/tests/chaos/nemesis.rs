@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-use super::{LEASE, World};
+use super::{LEASE, Server, World};
 
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,8 +74,9 @@ impl Nemesis {
         self.thaw(world, Instant::now());
         if self.deck.is_empty() {
             self.deck.extend(EVERYWHERE);
-            self.deck
-                .extend(world.postgres.iter().flat_map(|_| WITH_A_SERVER));
+            if !matches!(world.server, Server::None) {
+                self.deck.extend(WITH_A_SERVER);
+            }
             self.deck.shuffle(&mut self.random);
         }
         let Some(fault) = self.deck.pop() else { return };
@@ -114,15 +115,11 @@ impl Nemesis {
                 true
             }
             DatabaseRestarted => {
-                if let Some(server) = &world.postgres {
-                    server.kill();
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                    server.restart().await;
-                }
+                world.server.crash(Duration::from_millis(500)).await;
                 true
             }
             CommitAnswerSwallowed => match &world.to_database {
-                Some(proxy) => swallow(proxy, b"COMMIT").await,
+                Some(proxy) => swallow(proxy, world.kind.commit()).await,
                 None => false,
             },
         };

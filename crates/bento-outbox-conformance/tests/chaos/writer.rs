@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bento_outbox::publishers::NatsPublisher;
-use bento_outbox::stores::{PostgresStore, SqliteStore, Tables};
+use bento_outbox::stores::{MySqlStore, PostgresStore, SqliteStore, Tables};
 use bento_outbox::{Aggregate, CloudEvents, Event, ImmediateSettings, Outbox, Payload, Topic};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -43,41 +43,49 @@ pub(super) fn serve() {
             multiplier: Duration::from_millis(50),
             ..ImmediateSettings::default()
         };
-        if url.starts_with("sqlite:") {
+        if url.starts_with("mysql:") {
+            let store = MySqlStore::open(&url, Tables::default()).await.unwrap();
+            let outbox = Outbox::new(store).publish_with_settings(bus, immediate);
+            write!(outbox, random, stop, |connection, thing| {
+                let count = "insert into chaos_keys (thing, n) values (?, 1) on duplicate key update n = n + 1";
+                sqlx::query(count).bind(thing).execute(&mut *connection).await?;
+                let n = "select n from chaos_keys where thing = ?";
+                sqlx::query_scalar(n).bind(thing).fetch_one(connection).await?
+            }, "insert into chaos_ledger (id, thing, n) values (?, ?, ?)");
+        } else if url.starts_with("sqlite:") {
             let store = SqliteStore::open(&url, Tables::default()).await.unwrap();
-            write!(
-                Outbox::new(store).publish_with_settings(bus, immediate),
-                random,
-                stop
-            );
+            let outbox = Outbox::new(store).publish_with_settings(bus, immediate);
+            write!(outbox, random, stop, |connection, thing| {
+                sqlx::query_scalar(COUNT).bind(thing).fetch_one(connection).await?
+            }, LEDGER);
         } else {
             let store = PostgresStore::open(&url, Tables::default()).await.unwrap();
-            write!(
-                Outbox::new(store).publish_with_settings(bus, immediate),
-                random,
-                stop
-            );
+            let outbox = Outbox::new(store).publish_with_settings(bus, immediate);
+            write!(outbox, random, stop, |connection, thing| {
+                sqlx::query_scalar(COUNT).bind(thing).fetch_one(connection).await?
+            }, LEDGER);
         }
     });
 }
 
-/// The same statements on each database. A key's row is locked before its event gets its number, so
+const COUNT: &str = "insert into chaos_keys (thing, n) values ($1, 1)
+     on conflict (thing) do update set n = chaos_keys.n + 1 returning n";
+const LEDGER: &str = "insert into chaos_ledger (id, thing, n) values ($1, $2, $3)";
+
+/// The same on each database, but for how a key is counted. A key's row is locked before its event gets its number, so
 /// units of work of one key follow each other.
 macro_rules! write {
-    ($outbox:expr, $random:expr, $stop:expr) => {
+    ($outbox:expr, $random:expr, $stop:expr, |$connection:ident, $thing:ident| $count:block, $ledger:expr) => {
         let (outbox, mut random) = ($outbox, $random);
         while !$stop.load(Ordering::Relaxed) {
             let key = format!("k{}", random.random_range(0..KEYS));
             let undone = random.random_bool(0.1);
             let written = outbox
                 .run(async |uow| {
-                    let n: i64 = sqlx::query_scalar(
-                        "insert into chaos_keys (key, n) values ($1, 1)
-                         on conflict (key) do update set n = chaos_keys.n + 1 returning n",
-                    )
-                    .bind(&key)
-                    .fetch_one(uow.tx())
-                    .await?;
+                    let n: i64 = {
+                        let ($connection, $thing) = (uow.tx(), &key);
+                        $count
+                    };
                     let event = Event {
                         aggregate: Aggregate {
                             kind: Some("thing".into()),
@@ -85,7 +93,7 @@ macro_rules! write {
                         },
                         ..Event::new("chaos.happened", Payload::json(n.to_string())?)
                     };
-                    sqlx::query("insert into chaos_ledger (id, key, n) values ($1, $2, $3)")
+                    sqlx::query($ledger)
                         .bind(event.id.to_string())
                         .bind(&key)
                         .bind(n)

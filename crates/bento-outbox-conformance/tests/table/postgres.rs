@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn the_columns_are_those_of_the_contract() {
-    let [db, _] = migrated().await;
+    let [db, _, _] = migrated().await;
     let columns = db
         .lines(
             "select column_name, data_type, is_nullable from information_schema.columns
@@ -34,7 +34,7 @@ async fn the_columns_are_those_of_the_contract() {
 
 #[tokio::test]
 async fn rows_can_be_copied_in() {
-    let [db, _] = migrated().await;
+    let [db, _, _] = migrated().await;
     let Sql::Postgres(pool) = &db.sql else {
         unreachable!()
     };

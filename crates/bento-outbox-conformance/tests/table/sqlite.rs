@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn the_columns_are_those_of_the_contract() {
-    let [_, db] = migrated().await;
+    let [_, db, _] = migrated().await;
     let columns = db
         .lines(
             "select name || ' ' || lower(type) || iif(\"notnull\" or pk, '', ' null')
@@ -39,7 +39,7 @@ async fn the_columns_are_those_of_the_contract() {
 /// Whatever SQLite itself takes for a time, the relay takes for the same one.
 #[tokio::test]
 async fn every_form_of_a_time_is_the_time_that_sqlite_reads() {
-    let [_, db] = migrated().await;
+    let [_, db, _] = migrated().await;
     let forms = [
         "2013-01-01",
         "2013-01-01 12:00",
@@ -79,7 +79,7 @@ async fn every_form_of_a_time_is_the_time_that_sqlite_reads() {
 /// Most functions of SQLite end a text at NUL, and what is behind it must not slip in.
 #[tokio::test]
 async fn a_nul_is_refused_where_a_grammar_does_not_know_it() {
-    let [_, db] = migrated().await;
+    let [_, db, _] = migrated().await;
     for (column, start) in [
         ("tenant_id", "a"),
         ("content_type", "a"),
@@ -97,7 +97,7 @@ async fn a_nul_is_refused_where_a_grammar_does_not_know_it() {
 /// SQLite takes any bytes for text. One such row must not stop the relay.
 #[tokio::test]
 async fn a_row_that_cannot_be_read_is_a_dead_letter_and_holds_nobody_up() {
-    let [_, db] = migrated().await;
+    let [_, db, _] = migrated().await;
     db.run(
         "insert into outbox (type, payload) values ('good', '1');
          insert into outbox (type, payload, aggregate_id) values ('latin-1', '1', cast(x'e9' as text));

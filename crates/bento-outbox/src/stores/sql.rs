@@ -130,7 +130,10 @@ pub(crate) fn error(doing: &str, error: sqlx::Error) -> Error {
     let kind = match &error {
         E::Database(answer) => {
             let code = answer.code().unwrap_or_default();
-            answered(&code, answer.message())
+            match mysql_number(&code, &answer.to_string()) {
+                Some(number) => numbered(number),
+                None => answered(&code, answer.message()),
+            }
         }
         E::Io(_)
         | E::Tls(_)
@@ -149,6 +152,33 @@ pub(crate) fn error(doing: &str, error: sqlx::Error) -> Error {
         _ => "failed",
     };
     Error::new(kind, format!("{doing} {what}")).because(error)
+}
+
+/// The number of an answer of MySQL, which is written before the SQLSTATE and says more than that:
+/// `1205 (HY000): Lock wait timeout exceeded`.
+fn mysql_number(code: &str, shown: &str) -> Option<u16> {
+    let (number, rest) = shown.split_once(' ')?;
+    let rest = rest.strip_prefix('(')?.strip_prefix(code)?;
+    rest.starts_with("): ").then(|| number.parse().ok())?
+}
+
+/// What an answer of MySQL or MariaDB means.
+fn numbered(number: u16) -> ErrorKind {
+    match number {
+        // ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK, ER_LOCK_NOWAIT, ER_CHECKREAD (snapshot isolation)
+        1205 | 1213 | 3572 | 1020 => ErrorKind::Conflict,
+        // ER_BAD_FIELD_ERROR, ER_NO_SUCH_TABLE, ER_KEY_DOES_NOT_EXITS
+        1054 | 1146 | 1176 => ErrorKind::Schema,
+        // ER_NO_DB_ERROR
+        1046 => ErrorKind::InvalidSetting,
+        // ER_DISK_FULL, ER_CON_COUNT_ERROR, ER_HOST_IS_BLOCKED, ER_SERVER_SHUTDOWN, ER_RECORD_FILE_FULL,
+        // ER_NET_ERROR_ON_WRITE, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED,
+        // ER_OPTION_PREVENTS_STATEMENT (read-only), ER_QUERY_INTERRUPTED, ER_READ_ONLY_MODE,
+        // ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION, ER_CONNECTION_KILLED
+        1021 | 1040 | 1129 | 1053 | 1114 | 1160 | 1203 | 1226 | 1290 | 1317 | 1792 | 1836
+        | 1927 | 3169 => ErrorKind::Unavailable,
+        _ => ErrorKind::Database,
+    }
 }
 
 /// What an answer of PostgreSQL (SQLSTATE) or SQLite (extended result code) means.
@@ -214,6 +244,23 @@ pub(crate) fn migrate_error(error: MigrateError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_mysql_tell_what_to_do() {
+        let shown = "1205 (HY000): Lock wait timeout exceeded; try restarting transaction";
+        assert_eq!(mysql_number("HY000", shown), Some(1205));
+        assert_eq!(mysql_number("40001", "could not serialize access"), None);
+        assert_eq!(mysql_number("1", "no such table: outbox"), None);
+        for (number, kind) in [
+            (1205, ErrorKind::Conflict),
+            (1213, ErrorKind::Conflict),
+            (1146, ErrorKind::Schema),
+            (1290, ErrorKind::Unavailable),
+            (1062, ErrorKind::Database),
+        ] {
+            assert_eq!(numbered(number), kind, "{number}");
+        }
+    }
 
     #[test]
     fn codes_tell_what_to_do() {

@@ -122,6 +122,14 @@ fn check_server(url: &str, inspection: &Inspection, asked: Timestamp, findings: 
         let advice = "grant these rights to the user of database_url";
         findings.add("database", State::Broken, found, advice);
     }
+    for caution in &inspection.cautions {
+        findings.add(
+            "database",
+            State::Warning,
+            caution.found.clone(),
+            caution.advice,
+        );
+    }
     if let Some(clock) = inspection.clock {
         // The answer is younger than the question by at most the time it took.
         let took = asked.until(Timestamp::now());

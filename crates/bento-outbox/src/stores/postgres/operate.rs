@@ -82,6 +82,7 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
         forbidden,
         oldest_transaction_seconds: oldest,
         relays: relays.collect(),
+        cautions: Vec::new(),
     })
 }
 
