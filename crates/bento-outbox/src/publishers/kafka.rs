@@ -499,7 +499,7 @@ mod tests {
             ("kafka://a?timeout=6m", "timeout"),
             ("http://a", "kafkas"),
         ] {
-            let error = bus(url).map(|_| ()).unwrap_err().report();
+            let error = bus(url).map(|_| ()).expect_err(url).report();
             assert!(
                 error.contains(reason) && !error.contains("s3cret"),
                 "{url}: {error}"
