@@ -435,6 +435,10 @@ async fn a_small_topic_gets_small_batches() {
         }
     }
     assert_eq!(messages(&url, "small").await.len(), 99);
+    // A service can know it before the commit: 68 bytes are the frame's.
+    let event = |event_type| Event::new(event_type, Payload::json("1").unwrap());
+    assert_eq!(bus.payload_bytes_max(&event("small")), Some(4_932));
+    assert_eq!(bus.payload_bytes_max(&event("unheard.of")), None);
 }
 
 /// A broker with the topic `a` whose answer to the next publication is cut off or comes late, and

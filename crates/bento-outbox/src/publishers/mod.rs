@@ -6,6 +6,8 @@
 //! type.
 
 mod file;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod lines;
@@ -13,11 +15,17 @@ mod memory;
 #[cfg(feature = "nats")]
 mod nats;
 mod null;
-#[cfg(any(feature = "kafka", feature = "nats"))]
+#[cfg(any(feature = "nats", feature = "http", feature = "kafka"))]
+#[cfg_attr(
+    not(feature = "nats"),
+    allow(dead_code, reason = "not every bus has options of every kind")
+)]
 mod options;
 mod stdout;
 
 pub use file::FilePublisher;
+#[cfg(feature = "http")]
+pub use http::{HttpPublisher, WebhookSecrets};
 #[cfg(feature = "kafka")]
 pub use kafka::KafkaPublisher;
 pub use memory::{MemoryPublisher, Subscription};
