@@ -194,8 +194,7 @@ pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc
         #[cfg(feature = "kafka")]
         "kafka" | "kafkas" => {
             use bento_outbox::publishers::KafkaPublisher;
-            let (topic, events) = (bus.topic(), settings.cloud_events.clone());
-            KafkaPublisher::new(url, topic, events)
+            KafkaPublisher::new(url, bus.topic(), settings.cloud_events.clone())
                 .map(|bus| Arc::new(bus) as Arc<dyn Publisher>)
                 .map_err(|error| named(error, refuse))
         }

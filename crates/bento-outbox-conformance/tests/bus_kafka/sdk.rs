@@ -2,6 +2,7 @@
 //! is the one for Python.
 
 use std::process::Stdio;
+use std::slice::from_ref;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -65,7 +66,7 @@ async fn the_sdk_of_cloudevents_reads_both_modes() {
     };
     for mode in ["binary", "structured"] {
         let bus = shared(&format!("mode={mode}"));
-        assert_eq!(bus.publish(&[record.clone()]).await, [ACKED]);
+        assert_eq!(bus.publish(from_ref(&record)).await, [ACKED]);
     }
     let events = read(&messages(&url, "read").await).await;
     let expected = json!({

@@ -7,11 +7,13 @@ mod report;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::FutureRecord;
 use rdkafka::producer::future_producer::DeliveryFuture;
@@ -19,12 +21,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use self::cluster::{Cluster, Compression};
 use self::link::{Link, code_of};
-use self::message::{Message, check_topic};
+use self::message::{FRAME_BYTES, Message, check_topic};
 use self::report::{Failure, failure};
 use self::topics::{Shape, Taken, Topics};
 use super::options::{Options, invalid};
 use crate::cloud_event::CloudEvents;
 use crate::error::Result;
+use crate::event::{Event, Payload};
 use crate::publisher::Publisher;
 use crate::record::RejectionClass::{Blocked, Config, Permanent, Throttled, Unreachable};
 use crate::record::{OutboxRecord, Outcome, Rejection};
@@ -43,7 +46,7 @@ use crate::topic::Topic;
 ///
 /// | option | meaning | default |
 /// | --- | --- | --- |
-/// | `topics` | the topics that [`check`](Publisher::check) looks at, with commas | the setting `topic` if it names one |
+/// | `topics` | the topics that [`check`](Publisher::check) looks at, with commas | those that are named without a placeholder |
 /// | `create` | `true` makes a topic that is missing, when it is checked or first published to | `false` |
 /// | `partitions` | of a topic that is made | the cluster's |
 /// | `replication` | how many brokers have a topic that is made | the cluster's |
@@ -107,9 +110,8 @@ impl KafkaPublisher {
         if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout) {
             return Err(invalid("option timeout is not between 100ms and 5m"));
         }
-        let template = topic.to_string();
-        if named.is_empty() && !template.contains('{') {
-            named.push(template);
+        if named.is_empty() {
+            named = names_of(&topic);
         }
         for name in &named {
             check_topic(name).map_err(|rejection| invalid(rejection.reason))?;
@@ -125,6 +127,17 @@ impl KafkaPublisher {
             connecting: tokio::sync::Mutex::default(),
         })
     }
+}
+
+/// The topics whose names need no event.
+fn names_of(topic: &Topic) -> Vec<String> {
+    let rules = topic.rules.iter().map(|rule| &rule.template);
+    let templates = iter::once(&topic.template).chain(rules);
+    let names = templates
+        .chain(&topic.dead_letters)
+        .map(ToString::to_string);
+    let names: BTreeSet<_> = names.filter(|name| !name.contains('{')).collect();
+    names.into_iter().collect()
 }
 
 fn count(options: &mut Options, name: &'static str) -> Result<Option<u16>> {
@@ -210,6 +223,19 @@ impl Publisher for KafkaPublisher {
             self.give_up(&link);
         }
         checked
+    }
+
+    fn payload_bytes_max(&self, event: &Event) -> Option<usize> {
+        let link = self.slot().clone()?;
+        let bare = Event {
+            aggregate: event.aggregate.clone(),
+            ..Event::new(event.event_type.as_str(), Payload::Data(Bytes::new()))
+        };
+        let tenant = event.tenant.clone().unwrap_or_default();
+        let record = OutboxRecord::of(&bare, &tenant, 0, event.occurred_at);
+        let topic = self.topic.of(&record).ok()?;
+        let taken = *link.taken().get(&topic)?;
+        Some(self.limit(taken)?.saturating_sub(FRAME_BYTES))
     }
 }
 
@@ -311,11 +337,7 @@ impl KafkaPublisher {
             let reason = format!("topic {} was not looked at", message.topic);
             Err(Rejection::new(Throttled(None), reason))
         })?;
-        // How small an event gets by compression, only the client knows.
-        let limit = taken
-            .batch_bytes_max
-            .filter(|_| self.cluster.compression == Compression::NONE);
-        match limit {
+        match self.limit(taken) {
             Some(limit) if message.bytes > limit => Err(Rejection::new(
                 Permanent,
                 format!(
@@ -325,6 +347,13 @@ impl KafkaPublisher {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// What a batch may have before it is packed, as far as is known: how small an event gets by
+    /// compression, only the client knows.
+    fn limit(&self, taken: Taken) -> Option<usize> {
+        let is_packed = self.cluster.compression != Compression::NONE;
+        taken.batch_bytes_max.filter(|_| !is_packed)
     }
 
     /// Sends all messages, then waits for the report on each.
@@ -467,7 +496,6 @@ fn unreachable(reason: impl AsRef<str>) -> Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Payload};
     use crate::timestamp::Timestamp;
 
     fn bus(url: &str) -> Result<KafkaPublisher> {
@@ -499,7 +527,7 @@ mod tests {
             ("kafka://a?timeout=6m", "timeout"),
             ("http://a", "kafkas"),
         ] {
-            let error = bus(url).map(|_| ()).unwrap_err().report();
+            let error = bus(url).map(|_| ()).expect_err(url).report();
             assert!(
                 error.contains(reason) && !error.contains("s3cret"),
                 "{url}: {error}"
@@ -509,14 +537,17 @@ mod tests {
 
     #[test]
     fn a_topic_that_is_one_by_itself_is_looked_at() {
-        let named = |topic: &str, query: &str| {
+        let named = |topic: &Topic, query: &str| {
             let url = format!("kafka://a{query}");
-            let bus = KafkaPublisher::new(&url, topic.parse().unwrap(), CloudEvents::default());
+            let bus = KafkaPublisher::new(&url, topic.clone(), CloudEvents::default());
             bus.unwrap().topics.named
         };
-        assert_eq!(named("{type}", ""), [""; 0]);
-        assert_eq!(named("orders", ""), ["orders"]);
-        assert_eq!(named("orders", "?topics=a,b"), ["a", "b"]);
+        let mut topic = Topic::default();
+        assert_eq!(named(&topic, ""), [""; 0]);
+        topic.template = "orders".parse().unwrap();
+        topic.dead_letters = Some("dead".parse().unwrap());
+        assert_eq!(named(&topic, ""), ["dead", "orders"]);
+        assert_eq!(named(&topic, "?topics=a,b"), ["a", "b"]);
     }
 
     #[tokio::test]

@@ -48,6 +48,8 @@ pub(super) fn split(url: &str) -> Result<(Url, Vec<String>)> {
     let (scheme, rest) = url.split_once("://").ok_or_else(no_url)?;
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let (user, hosts) = match authority.rsplit_once('@') {
+        // One login for all brokers; an @ in a password is written %40.
+        Some((user, _)) if user.contains('@') => return Err(no_url()),
         Some((user, hosts)) => (format!("{user}@"), hosts),
         None => (String::new(), authority),
     };

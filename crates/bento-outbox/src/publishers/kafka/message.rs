@@ -19,7 +19,7 @@ pub(super) struct Message<'a> {
 
 /// The bytes of a batch with one record that are in none of its parts, at least: 61 of the batch
 /// and 7 of the record (<https://kafka.apache.org/documentation/#recordbatch>).
-const FRAME_BYTES: usize = 68;
+pub(super) const FRAME_BYTES: usize = 68;
 
 impl<'a> Message<'a> {
     /// The message of `record`.
