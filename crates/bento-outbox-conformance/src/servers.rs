@@ -12,6 +12,8 @@
 
 pub mod nats;
 pub mod postgres;
+pub mod rabbitmq;
+pub mod redis;
 mod workshop;
 
 use std::fs::{self, File};
@@ -28,6 +30,8 @@ use uuid::Uuid;
 
 pub use nats::{NatsServer, shared_nats};
 pub use postgres::{Database, PostgresServer, shared_postgres};
+pub use rabbitmq::{RabbitMqServer, shared_rabbitmq};
+pub use redis::{RedisServer, shared_redis};
 pub use rustix::process::Signal;
 
 /// How long a server may take to start or to stop: far more than it needs, since CI machines stall.
@@ -135,6 +139,10 @@ impl<R: Recipe> Server<R> {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.inner.folder
+    }
+
+    fn recipe(&self) -> &R {
+        &self.inner.recipe
     }
 
     /// The last lines that the server logged since its last start.

@@ -4,6 +4,8 @@
 
 mod bus;
 mod bus_nats;
+mod bus_rabbitmq;
+mod bus_redis;
 mod cancel;
 mod cancellation;
 mod chaos;

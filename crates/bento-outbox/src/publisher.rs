@@ -23,4 +23,10 @@ pub trait Publisher: Send + Sync + 'static {
     /// # Errors
     /// What is wrong and what to do, with class `Unreachable` or `Config`.
     async fn check(&self) -> Result<(), Rejection>;
+
+    /// What the way in which the bus is set up takes from "acked is durable", a sentence each with
+    /// what to change; asked after a check that was content. None unless an adapter says so.
+    async fn caveats(&self) -> Vec<String> {
+        Vec::new()
+    }
 }

@@ -61,6 +61,24 @@ const NEEDS: &[Need] = &[
         brew: &["nats-server"],
         home: "https://docs.nats.io/running-a-nats-service/introduction/installation",
     },
+    Need {
+        name: "RabbitMQ",
+        programs: &["rabbitmq-server", "rabbitmqctl", "epmd"],
+        folders: SBIN,
+        apt: &["rabbitmq-server"],
+        dnf: &["rabbitmq-server"],
+        brew: &["rabbitmq"],
+        home: "https://www.rabbitmq.com/docs/download",
+    },
+    Need {
+        name: "Redis",
+        programs: &["redis-server"],
+        folders: SBIN,
+        apt: &["redis-server"],
+        dnf: &["redis"],
+        brew: &["redis"],
+        home: "https://redis.io/docs/latest/operate/oss_and_stack/install/",
+    },
 ];
 
 impl Need {

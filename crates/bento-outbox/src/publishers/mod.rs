@@ -11,13 +11,24 @@ mod memory;
 #[cfg(feature = "nats")]
 mod nats;
 mod null;
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
+#[allow(dead_code, reason = "no bus has options of every kind")]
 mod options;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod socket;
 mod stdout;
 
+#[cfg(feature = "redis")]
+pub use self::redis::RedisPublisher;
 pub use file::FilePublisher;
 pub use memory::{MemoryPublisher, Subscription};
 #[cfg(feature = "nats")]
 pub use nats::NatsPublisher;
 pub use null::NullPublisher;
+#[cfg(feature = "rabbitmq")]
+pub use rabbitmq::RabbitMqPublisher;
 pub use stdout::StdoutPublisher;

@@ -36,12 +36,14 @@ pub(super) const ADAPTERS: &[&str] = &["publishers", "stores"];
 const SHARED: &[&str] = &[
     "publishers/lines",
     "publishers/options",
+    "publishers/socket",
     "stores/sql",
     "stores/tables",
 ];
 
 /// The crates that talk to a database or a bus.
 const DRIVERS: &[&str] = &[
+    "amq_protocol",
     "async_nats",
     "lapin",
     "libsqlite3_sys",

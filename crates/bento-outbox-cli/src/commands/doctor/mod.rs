@@ -274,7 +274,13 @@ async fn check_bus(settings: &Settings, relay_lives: bool, findings: &mut Findin
             let found = format!("{url} is the terminal, or whatever reads it");
             findings.add("bus", State::Note, found, "set bus_url for a broker");
         }
-        (Ok(()), _) => findings.add("bus", State::Ok, format!("{url} answers"), ""),
+        (Ok(()), _) => {
+            findings.add("bus", State::Ok, format!("{url} answers"), "");
+            for caveat in bus.caveats().await {
+                let (found, advice) = caveat.split_once("; ").unwrap_or((&caveat, ""));
+                findings.add("bus", State::Warning, found.into(), advice);
+            }
+        }
         // A file is one relay's alone, and that relay is at work.
         (Err(rejection), Some("file")) if relay_lives && rejection.reason.contains("is locked") => {
             findings.add("bus", State::Ok, rejection.reason, "");
