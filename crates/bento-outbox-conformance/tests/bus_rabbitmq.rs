@@ -15,7 +15,7 @@ use bento_outbox::{
 };
 use bento_outbox_conformance::bus::{Arrived, Bus, Capabilities, Faults};
 use bento_outbox_conformance::bus_suite;
-use bento_outbox_conformance::faults::Proxy;
+use bento_outbox_conformance::faults::{Proxy, Way};
 use bento_outbox_conformance::servers::rabbitmq::{BOB, SMALL};
 use bento_outbox_conformance::servers::{RabbitMqServer, free_port, shared_rabbitmq};
 use lapin::options::{
@@ -31,7 +31,7 @@ use super::bus::envelope;
 
 bus_suite!(rabbitmq, fresh_rabbitmq, RABBITMQ);
 
-const RABBITMQ: Capabilities = Capabilities {
+pub(crate) const RABBITMQ: Capabilities = Capabilities {
     keeps: true,
     carries_bodies: true,
     drops_repetitions: false,
@@ -41,14 +41,14 @@ const RABBITMQ: Capabilities = Capabilities {
 
 /// An exchange of its own with a queue for the types `case.…`, on the server of all tests until it
 /// is to fail: then on one of its own.
-struct Rabbit {
+pub(crate) struct Rabbit {
     name: String,
     own: OnceLock<(RabbitMqServer, Proxy)>,
     /// What was taken out of the queue.
     taken: Mutex<Vec<Arrived>>,
 }
 
-async fn fresh_rabbitmq() -> Rabbit {
+pub(crate) async fn fresh_rabbitmq() -> Rabbit {
     let rabbit = Rabbit {
         name: format!("cases-{}", Uuid::now_v7()),
         own: OnceLock::new(),
@@ -74,7 +74,12 @@ async fn consumer(server: &RabbitMqServer) -> (Connection, Channel) {
 }
 
 /// Makes a durable exchange and a durable queue of this name for it.
-async fn queue(server: &RabbitMqServer, name: &str, key: &str, arguments: &[(&str, AMQPValue)]) {
+pub(crate) async fn queue(
+    server: &RabbitMqServer,
+    name: &str,
+    key: &str,
+    arguments: &[(&str, AMQPValue)],
+) {
     let (_connection, channel) = consumer(server).await;
     let durable = ExchangeDeclareOptions {
         durable: true,
@@ -108,7 +113,7 @@ async fn bind(channel: &Channel, name: &str, key: &str) {
 }
 
 /// Takes everything out of a queue.
-async fn take(server: &RabbitMqServer, queue: &str) -> Vec<Arrived> {
+pub(crate) async fn take(server: &RabbitMqServer, queue: &str) -> Vec<Arrived> {
     let (_connection, channel) = consumer(server).await;
     let mut taken = Vec::new();
     let options = BasicGetOptions { no_ack: true };
@@ -185,6 +190,11 @@ impl Bus for Rabbit {
         Some(Box::new(publisher(&url)))
     }
 
+    fn publisher_of_a_stranger(&self) -> Option<Box<dyn Publisher>> {
+        let url = self.server().url().replace("://", "://nobody:wr0ng@");
+        Some(Box::new(publisher(&url)))
+    }
+
     async fn arrived(&self) -> Vec<Arrived> {
         let mut taken = self.taken.lock().await;
         taken.extend(take(self.server(), &self.name).await);
@@ -227,6 +237,12 @@ impl Faults for Rabbit {
     async fn lose_answers(&self) {
         let (_, proxy) = self.own.get().unwrap();
         proxy.swallow_reply(PUBLISH, 1);
+    }
+
+    async fn delay_answers(&self, delay: Duration) -> bool {
+        let (_, proxy) = self.own.get().unwrap();
+        proxy.delay(Way::ToClient, delay);
+        true
     }
 }
 

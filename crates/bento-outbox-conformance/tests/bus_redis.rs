@@ -4,6 +4,7 @@ mod refusals;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bento_outbox::publishers::RedisPublisher;
@@ -13,7 +14,7 @@ use bento_outbox::{
 };
 use bento_outbox_conformance::bus::{Arrived, Bus, Capabilities, Faults};
 use bento_outbox_conformance::bus_suite;
-use bento_outbox_conformance::faults::Proxy;
+use bento_outbox_conformance::faults::{Proxy, Way};
 use bento_outbox_conformance::servers::{RedisServer, free_port, shared_redis};
 use url::Url;
 
@@ -21,7 +22,7 @@ use super::bus::envelope;
 
 bus_suite!(redis, fresh_redis, REDIS);
 
-const REDIS: Capabilities = Capabilities {
+pub(crate) const REDIS: Capabilities = Capabilities {
     keeps: true,
     carries_bodies: true,
     drops_repetitions: false,
@@ -30,12 +31,12 @@ const REDIS: Capabilities = Capabilities {
 };
 
 /// A server, and a proxy before it.
-struct Redis {
+pub(crate) struct Redis {
     server: RedisServer,
     proxy: Proxy,
 }
 
-async fn fresh_redis() -> Redis {
+pub(crate) async fn fresh_redis() -> Redis {
     let server = RedisServer::start_with(&[("proto-max-bulk-len", "1mb")]).await;
     let proxy = Proxy::before(&server.url()).await;
     Redis { server, proxy }
@@ -55,6 +56,11 @@ impl Bus for Redis {
 
     fn publisher_to_nowhere(&self) -> Option<Box<dyn Publisher>> {
         let url = format!("redis://127.0.0.1:{}", free_port());
+        Some(Box::new(publisher(&url)))
+    }
+
+    fn publisher_of_a_stranger(&self) -> Option<Box<dyn Publisher>> {
+        let url = self.server.url().replace("://", "://nobody:wr0ng@");
         Some(Box::new(publisher(&url)))
     }
 
@@ -90,6 +96,11 @@ impl Faults for Redis {
 
     async fn lose_answers(&self) {
         self.proxy.swallow_reply(b"XADD", 1);
+    }
+
+    async fn delay_answers(&self, delay: Duration) -> bool {
+        self.proxy.delay(Way::ToClient, delay);
+        true
     }
 }
 
@@ -150,10 +161,10 @@ impl Reply {
     }
 }
 
-type Entry = Vec<(String, Vec<u8>)>;
+pub(crate) type Entry = Vec<(String, Vec<u8>)>;
 
 /// The entries of a stream.
-fn entries(server: &RedisServer, stream: &str) -> Vec<Entry> {
+pub(crate) fn entries(server: &RedisServer, stream: &str) -> Vec<Entry> {
     let all = ask(server, &["XRANGE", stream, "-", "+"])
         .list()
         .into_iter();

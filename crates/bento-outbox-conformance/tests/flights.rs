@@ -196,7 +196,7 @@ impl Flight<'_> {
 }
 
 /// The program that the same build made beside this test.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let program = this.parent().and_then(Path::parent).unwrap();
     let program = program.join("bento-outbox");

@@ -1,6 +1,5 @@
 //! How RabbitMQ fails in its own ways.
 
-use bento_outbox_conformance::faults::Way;
 use tokio::time::{Instant, sleep};
 
 use super::*;

@@ -1,8 +1,5 @@
 //! What Redis refuses, forgets or says too late.
 
-use std::time::Duration;
-
-use bento_outbox_conformance::faults::Way;
 use tokio::time::{sleep, timeout};
 
 use super::*;

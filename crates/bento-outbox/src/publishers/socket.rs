@@ -79,7 +79,7 @@ impl Address {
     /// `Unreachable`, or `Config` where the other side is not who it should be.
     pub(super) async fn connect(&self) -> Result<Socket, Rejection> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let tcp = within(TcpStream::connect((host, self.port))).await;
+        let tcp = within(TcpStream::connect((host, self.port)), "no answer in time").await;
         let tcp = tcp.map_err(|error| {
             Rejection::new(
                 RejectionClass::Unreachable,
@@ -98,7 +98,8 @@ impl Address {
                 .connect(name, tcp)
                 .await
         };
-        match within(encrypted).await {
+        // Some servers wait for the end of what they take for a command.
+        match within(encrypted, "no answer in time, as from a port without TLS").await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => {
                 let reason = format!("cannot encrypt the connection to {self}: {error}");
@@ -117,10 +118,12 @@ impl Address {
     }
 }
 
-async fn within<T>(connecting: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let silent = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+async fn within<T>(
+    connecting: impl Future<Output = io::Result<T>>,
+    otherwise: &str,
+) -> io::Result<T> {
     let connected = timeout(CONNECT_MAX, connecting).await;
-    connected.unwrap_or_else(|_| Err(silent()))
+    connected.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, otherwise)))
 }
 
 /// Reads the certificates of the system, which may change while a relay runs.
