@@ -113,6 +113,7 @@ macro_rules! bus_cases {
             answering::a_payload_too_large_is_refused_for_good_and_its_neighbours_are_not,
             answering::a_topic_that_nobody_takes_is_refused,
             answering::a_repetition_is_acknowledged,
+            answering::a_batch_waits_for_the_way_once_and_not_for_each_event,
             answering::a_check_of_a_working_bus_is_content,
             failing::a_bus_that_is_not_there_is_said_to_be_away,
             failing::a_bus_that_went_away_is_reached_again,

@@ -18,8 +18,10 @@ use bento_outbox_conformance::bus_suite;
 use bento_outbox_conformance::faults::{Proxy, Way};
 use bento_outbox_conformance::servers::rabbitmq::{BOB, SMALL};
 use bento_outbox_conformance::servers::{RabbitMqServer, free_port, shared_rabbitmq};
+use futures_util::StreamExt as _;
 use lapin::options::{
-    BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -115,11 +117,28 @@ async fn bind(channel: &Channel, name: &str, key: &str) {
 /// Takes everything out of a queue.
 pub(crate) async fn take(server: &RabbitMqServer, queue: &str) -> Vec<Arrived> {
     let (_connection, channel) = consumer(server).await;
-    let mut taken = Vec::new();
-    let options = BasicGetOptions { no_ack: true };
-    while let Some(got) = channel.basic_get(queue.into(), options).await.unwrap() {
-        taken.push(read(got.delivery));
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let none = FieldTable::default;
+    let queued = channel.queue_declare(queue.into(), passive, none());
+    let queued = queued.await.unwrap().message_count() as usize;
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
+    let consumer = channel.basic_consume(queue.into(), "".into(), options, none());
+    let mut deliveries = consumer.await.unwrap().take(queued);
+    let mut taken = Vec::with_capacity(queued);
+    while let Some(delivery) = deliveries.next().await {
+        taken.push(read(delivery.unwrap()));
     }
+    let left = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true });
+    assert!(
+        left.await.unwrap().is_none(),
+        "{queue} has more than it said"
+    );
     taken
 }
 

@@ -180,7 +180,7 @@ pub(crate) fn entries(server: &RedisServer, stream: &str) -> Vec<Entry> {
     .collect()
 }
 
-fn read(entry: &Entry) -> Arrived {
+pub(crate) fn read(entry: &Entry) -> Arrived {
     let mut arrived = Arrived::default();
     for (name, value) in entry {
         if name == "data" {

@@ -12,6 +12,7 @@ mod chaos;
 mod commits;
 mod faults;
 mod flights;
+mod flights_brokers;
 mod gullible;
 mod handlers;
 mod migrations;

@@ -108,6 +108,8 @@ faults! {
     AcksForStrangers,
     /// That it does not know somebody is the event's fault.
     BlamesEventsForStrangers,
+    /// The next event is sent when the one before is acknowledged.
+    WaitsForEachEvent,
     /// A late answer is taken for that to what was sent next.
     TakesLateAnswers,
     /// What has no answer is refused for good.
@@ -120,6 +122,9 @@ faults! {
 
 /// The limit of the bus.
 const PAYLOAD_BYTES_MAX: usize = 200_000;
+
+/// So long an answer is waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// What the bus can do.
 pub const CAPABILITIES: Capabilities = Capabilities {
@@ -149,7 +154,7 @@ struct State {
     away: bool,
     silent: bool,
     losing_answers: bool,
-    delaying_answers: bool,
+    answer_delay: Duration,
     late_answers: usize,
 }
 
@@ -181,7 +186,7 @@ impl MutantBus {
     /// Whether there is an answer to what was sent before, which ends there.
     fn takes_late_answer(&self) -> bool {
         let state = &mut *self.state();
-        let takes = !state.delaying_answers && state.late_answers > 0;
+        let takes = state.answer_delay.is_zero() && state.late_answers > 0;
         state.late_answers -= usize::from(takes);
         takes
     }
@@ -239,7 +244,7 @@ impl MutantBus {
             }
             _ => state.arrived.push(arrived),
         }
-        if state.delaying_answers {
+        if state.answer_delay > ANSWER_MAX {
             state.late_answers += 1;
             return Outcome::unknown("no answer");
         }
@@ -358,6 +363,9 @@ impl Publisher for MutantBus {
             if !dropped {
                 outcomes[n] = self.send(&batch[n], kills);
             }
+            if self.has(WaitsForEachEvent) && self.state().answer_delay * n as u32 > ANSWER_MAX {
+                outcomes[n] = Outcome::unknown("no answer");
+            }
             if n % 50 == 49 {
                 sleep(Duration::from_millis(1)).await;
             }
@@ -457,7 +465,7 @@ impl Faults for MutantBus {
     }
 
     async fn delay_answers(&self, delay: Duration) -> bool {
-        self.state().delaying_answers = !delay.is_zero();
+        self.state().answer_delay = delay;
         true
     }
 }

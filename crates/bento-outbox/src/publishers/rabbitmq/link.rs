@@ -91,7 +91,7 @@ impl Link {
     ) -> Result<Self, Rejection> {
         let opened = handshake::open(address, login, exchange, &[MAIN, TRIAL]).await?;
         let frame_bytes_max = opened.frame_bytes_max;
-        let (publications, waiting) = mpsc::channel(PUBLICATIONS_MAX);
+        let (publications, mut waiting) = mpsc::channel(PUBLICATIONS_MAX);
         let (sender, state) = watch::channel(State::Up);
         let sizes = Arc::new(Sizes {
             taken: AtomicUsize::new(TAKEN_BYTES),
@@ -99,7 +99,8 @@ impl Link {
         });
         let mut driver = Driver::new(opened, sender, Arc::clone(&sizes));
         let driver = tokio::spawn(async move {
-            let why = driver.run(waiting).await;
+            let why = driver.run(&mut waiting).await;
+            // Before the answers end, so that whoever waits for them knows why.
             driver.state.send_replace(State::Ended(why));
         });
         Ok(Self {
@@ -221,7 +222,7 @@ impl Driver {
     }
 
     /// Drives the connection to its end, and says why it ended.
-    async fn run(&mut self, mut publications: mpsc::Receiver<Publication>) -> String {
+    async fn run(&mut self, publications: &mut mpsc::Receiver<Publication>) -> String {
         loop {
             if let Err(why) = self.take_frames() {
                 return why;

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value, cmd};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, unconstrained};
 
 use super::server::{SETTINGS, Server};
 use super::{misconfigured, unreachable};
@@ -72,14 +72,14 @@ impl Link {
             // Otherwise the server's refusal of a command would be a good answer.
             answer.extract_error()
         });
-        let there = poll_fn(|context| match future.as_mut().poll(context) {
+        let handed_over = poll_fn(|context| match future.as_mut().poll(context) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => Poll::Ready(None),
         });
-        Answer {
-            there: there.await,
-            future,
-        }
+        // Otherwise tokio would hold commands back in the midst of a large batch, so that its task
+        // rests, and each of them would go out when the one before was answered.
+        let there = unconstrained(handed_over).await;
+        Answer { there, future }
     }
 
     /// What the server says of itself, as far as this user may ask.
