@@ -61,6 +61,39 @@ async fn what_a_crash_would_lose_is_said() {
 }
 
 #[tokio::test]
+async fn doctor_and_run_pass_on_what_a_crash_would_lose() {
+    let server = RedisServer::start_with(&[("appendfsync", "everysec")]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let run = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(crate::flights::program());
+        command
+            .env_clear()
+            .current_dir(&folder)
+            .args(["--bus-url", &server.url()])
+            .args(arguments);
+        let output = command.output().await.unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.success(), said)
+    };
+    assert!(run(&["migrate"]).await.0);
+    let (is_well, said) = run(&["doctor", "--json"]).await;
+    assert!(is_well, "{said}");
+    let warning =
+        "\"state\":\"warning\",\"found\":\"Redis syncs its append-only file once a second";
+    assert!(said.contains(warning), "{said}");
+    assert!(
+        said.contains("\"advice\":\"set appendfsync to always"),
+        "{said}"
+    );
+    let (is_well, said) = run(&["run", "--once"]).await;
+    assert!(is_well, "{said}");
+    assert!(
+        said.contains("appendfsync") && said.contains("WARN"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn a_full_server_is_waited_for() {
     let server = RedisServer::start_with(&[("maxmemory", "6mb")]).await;
     let bus = publisher(&server.url());
@@ -239,8 +272,29 @@ async fn an_event_is_sent_when_as_many_replicas_have_it_as_wanted() {
     for outcome in outcomes {
         assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
     }
+    // It is not sent again and again, now that the replica is known to be gone.
+    let gone = async {
+        while rejection_or_unknown(&bus).await.is_none() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), gone)
+        .await
+        .expect("a word of it");
+    let before = entries(&primary, "b").len();
+    let gone = rejection(&bus, record("b")).await;
+    assert_eq!(gone.class, RejectionClass::Unreachable, "{gone}");
+    assert!(gone.reason.contains("wait_replicas is 1"), "{gone}");
+    assert_eq!(entries(&primary, "b").len(), before);
     let bus = publisher(&primary.url());
     assert_eq!(bus.publish(&[record("b")]).await, [Outcome::Acked]);
+}
+
+async fn rejection_or_unknown(bus: &RedisPublisher) -> Option<Rejection> {
+    match bus.publish(&[record("b")]).await.remove(0) {
+        Outcome::Rejected(rejection) => Some(rejection),
+        _ => None,
+    }
 }
 
 #[tokio::test]

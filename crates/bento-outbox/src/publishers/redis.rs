@@ -221,7 +221,7 @@ impl RedisPublisher {
     async fn open(&self, deadline: Instant) -> Result<Link, Rejection> {
         let opened = timeout_at(deadline, Link::open(&self.address, &self.login)).await;
         let link = opened.unwrap_or_else(|_| Err(self.silent()))?;
-        link.server.check(self.allow_eviction)?;
+        link.server.check(self.allow_eviction, self.wait_replicas)?;
         Ok(link)
     }
 

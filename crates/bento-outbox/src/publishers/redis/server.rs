@@ -35,7 +35,7 @@ impl Server {
     ///
     /// # Errors
     /// `Unreachable`, or `Config` with what must be changed.
-    pub(super) fn check(&self, allow_eviction: bool) -> Result<(), Rejection> {
+    pub(super) fn check(&self, allow_eviction: bool, wait_replicas: u64) -> Result<(), Rejection> {
         if self.is("loading", "1") {
             return Err(unreachable("Redis is still loading its data"));
         }
@@ -49,6 +49,14 @@ impl Server {
             return Err(misconfigured(
                 "this Redis is a part of a cluster, which is not supported: name a server that is none",
             ));
+        }
+        let replicas = self.field("connected_slaves").and_then(|n| n.parse().ok());
+        if replicas.is_some_and(|replicas: u64| replicas < wait_replicas) {
+            // To send what cannot be sent durably would be to send it again and again.
+            return Err(unreachable(format!(
+                "Redis has {} replicas, and wait_replicas is {wait_replicas}",
+                replicas.unwrap_or_default()
+            )));
         }
         if allow_eviction {
             return Ok(());
@@ -108,15 +116,17 @@ impl Server {
 
     /// The policy by which keys go when memory is short, where that is possible.
     fn evicting(&self) -> Option<&str> {
-        let field = |name| self.info.as_ref()?.get(name).map(String::as_str);
-        let policy = field("maxmemory_policy").filter(|policy| *policy != "noeviction")?;
-        (field("maxmemory") != Some("0")).then_some(policy)
+        let policy = self.field("maxmemory_policy");
+        let policy = policy.filter(|policy| *policy != "noeviction")?;
+        (!self.is("maxmemory", "0")).then_some(policy)
     }
 
     fn is(&self, field: &str, value: &str) -> bool {
-        let info = self.info.as_ref();
-        info.and_then(|info| info.get(field))
-            .is_some_and(|said| said == value)
+        self.field(field) == Some(value)
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        self.info.as_ref()?.get(name).map(String::as_str)
     }
 }
 
@@ -135,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_server_that_would_lose_events_is_refused_and_the_setting_named() {
-        server(GOOD, "always").check(false).unwrap();
+        server(GOOD, "always").check(false, 0).unwrap();
         for (field, other, class, named) in [
             ("loading:0", "loading:1", Unreachable, "loading"),
             ("role:master", "role:slave", Unreachable, "replica"),
@@ -149,7 +159,7 @@ mod tests {
         ] {
             assert!(GOOD.contains(field), "{field}");
             let rejection = server(&GOOD.replace(field, other), "always")
-                .check(false)
+                .check(false, 0)
                 .unwrap_err();
             assert_eq!(rejection.class, class, "{rejection}");
             assert!(rejection.reason.contains(named), "{rejection}");
@@ -162,20 +172,32 @@ mod tests {
             .replace("maxmemory:0", "maxmemory:9")
             .replace("noeviction", "volatile-ttl");
         let server = server(&evicting, "always");
-        server.check(false).unwrap_err();
-        server.check(true).unwrap();
+        server.check(false, 0).unwrap_err();
+        server.check(true, 0).unwrap();
         assert!(server.caveats()[0].contains("volatile-ttl"));
 
         let mute = Server::of(None, HashMap::new());
-        assert!(mute.check(false).unwrap_err().reason.contains("+info"));
-        mute.check(true).unwrap();
+        assert!(mute.check(false, 0).unwrap_err().reason.contains("+info"));
+        mute.check(true, 0).unwrap();
         // No limit of memory, no eviction.
         super::Server::of(
             Some("maxmemory:0\nmaxmemory_policy:allkeys-lru"),
             HashMap::new(),
         )
-        .check(false)
+        .check(false, 0)
         .unwrap();
+    }
+
+    #[test]
+    fn a_server_with_too_few_replicas_is_sent_nothing() {
+        let server = server(&format!("{GOOD}connected_slaves:1\r\n"), "always");
+        server.check(false, 1).unwrap();
+        let rejection = server.check(false, 2).unwrap_err();
+        assert_eq!(rejection.class, Unreachable);
+        assert!(
+            rejection.reason.contains("wait_replicas is 2"),
+            "{rejection}"
+        );
     }
 
     #[test]
