@@ -188,6 +188,14 @@ pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc
         }
         #[cfg(not(feature = "nats"))]
         "nats" | "tls" => Err(refuse("needs a program built with `--features nats`")),
+        #[cfg(feature = "rabbitmq")]
+        "amqp" | "amqps" => remote(settings, bus, bento_outbox::publishers::RabbitMqPublisher::new),
+        #[cfg(not(feature = "rabbitmq"))]
+        "amqp" | "amqps" => Err(refuse("needs a program built with `--features rabbitmq`")),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" => remote(settings, bus, bento_outbox::publishers::RedisPublisher::new),
+        #[cfg(not(feature = "redis"))]
+        "redis" | "rediss" => Err(refuse("needs a program built with `--features redis`")),
         "memory" => Err(refuse(
             "names the bus inside a process, which only the library has",
         )),
@@ -202,13 +210,13 @@ pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc
         "kafka" | "kafkas" => Err(refuse(
             "names Kafka, which needs a program built with `--features full`",
         )),
-        "amqp" | "amqps" => not_yet("RabbitMQ"),
-        "redis" | "rediss" => not_yet("Redis"),
         #[cfg(feature = "http")]
         "http" | "https" => webhook(settings, url, bus.topic(), refuse)
             .map(|bus| Arc::new(bus) as Arc<dyn Publisher>),
         #[cfg(not(feature = "http"))]
         "http" | "https" => Err(refuse("needs a program built with `--features http`")),
+        "kafka" => not_yet("Kafka"),
+        "http" | "https" => not_yet("a webhook"),
         other => Err(refuse(&format!(
             "begins with {other:?}, which is none of stdout, file, null, nats, kafka, amqp, redis, http"
         ))),
@@ -254,6 +262,22 @@ fn webhook(
         settings.webhook_secrets.clone(),
     );
     webhook.map_err(|error| named(error, refuse))
+}
+
+/// A bus that is somewhere else, made of its URL by its adapter.
+#[allow(dead_code, reason = "without any such adapter")]
+fn remote<P: Publisher>(
+    settings: &Settings,
+    bus: settings::Bus<'_>,
+    make: fn(&Url, Topic, CloudEvents) -> bento_outbox::Result<P>,
+) -> Result<Arc<dyn Publisher>> {
+    let refuse = |what: &str| bus.refuse(what);
+    let url = bus.url.parse();
+    let url = url.map_err(|error| refuse(&format!("is no URL: {error}")))?;
+    match make(&url, bus.topic(), settings.cloud_events.clone()) {
+        Ok(bus) => Ok(Arc::new(bus)),
+        Err(error) => Err(named(error, refuse)),
+    }
 }
 
 /// An adapter's error about its URL, with the name of the setting where it is about the URL.

@@ -310,21 +310,24 @@ fn a_broken_postgres_url_keeps_its_password() {
         .failed(2, "database_url (--database-url) cannot be used");
 }
 
-#[cfg(feature = "nats")]
+#[cfg(all(feature = "nats", feature = "rabbitmq", feature = "redis"))]
 #[test]
-fn a_broken_nats_url_keeps_its_password() {
+fn a_broken_url_of_a_broker_keeps_its_password() {
     let place = Place::migrated();
-    for (end, said) in [
-        ("localhost?colour=1", "colour"),
-        ("host:port", "bus_url (--bus-url)"),
-    ] {
-        let url = format!("nats://bob:{CANARY}@{end}");
-        place.run(&["run", "--bus-url", &url]).failed(2, said);
+    for scheme in ["nats", "amqp", "redis"] {
+        for (end, said) in [
+            ("localhost?colour=1", "colour"),
+            ("host:port", "bus_url (--bus-url)"),
+        ] {
+            let url = format!("{scheme}://bob:{CANARY}@{end}");
+            place.run(&["run", "--bus-url", &url]).failed(2, said);
+        }
+        let nobody = format!("{scheme}://bob:{CANARY}@127.0.0.1:1");
+        let said = format!("{scheme}://bob:***@127.0.0.1:1 takes no events");
+        place
+            .run(&["run", "--once", "--bus-url", &nobody])
+            .failed(1, &said);
     }
-    let nobody = format!("nats://bob:{CANARY}@127.0.0.1:1");
-    place
-        .run(&["run", "--once", "--bus-url", &nobody])
-        .failed(1, "nats://bob:***@127.0.0.1:1 takes no events");
 }
 
 #[test]

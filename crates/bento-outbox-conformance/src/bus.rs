@@ -30,6 +30,11 @@ pub trait Bus: Send + Sync {
     /// A publisher to a place where there is no bus. None where that cannot be.
     fn publisher_to_nowhere(&self) -> Option<Box<dyn Publisher>>;
 
+    /// A publisher whom the bus turns away. None where it asks nobody who he is.
+    fn publisher_of_a_stranger(&self) -> Option<Box<dyn Publisher>> {
+        None
+    }
+
     /// All that arrived since the bus was made, in its order, read without code of bento-outbox.
     async fn arrived(&self) -> Vec<Arrived>;
 
@@ -52,6 +57,11 @@ pub trait Faults: Send + Sync {
     async fn resume(&self);
     /// Loses the answers to what is published next, on the connections there are.
     async fn lose_answers(&self);
+    /// Holds back each answer for so long, on the connections there are and on new ones; zero ends
+    /// it. Answers whether it can.
+    async fn delay_answers(&self, _delay: Duration) -> bool {
+        false
+    }
 }
 
 /// A message as a consumer of the bus reads it.
@@ -108,10 +118,13 @@ macro_rules! bus_cases {
             answering::a_payload_too_large_is_refused_for_good_and_its_neighbours_are_not,
             answering::a_topic_that_nobody_takes_is_refused,
             answering::a_repetition_is_acknowledged,
+            answering::a_batch_waits_for_the_way_once_and_not_for_each_event,
             answering::a_check_of_a_working_bus_is_content,
             failing::a_bus_that_is_not_there_is_said_to_be_away,
             failing::a_bus_that_went_away_is_reached_again,
             failing::a_silent_bus_is_not_waited_for_and_nothing_is_acknowledged,
+            failing::a_stranger_is_turned_away_and_costs_no_attempt,
+            failing::a_late_answer_is_of_no_other_event,
             failing::a_lost_answer_is_unknown_and_the_repetition_is_acknowledged,
             failing::what_was_acknowledged_survives_a_crash_and_the_rest_can_be_repeated,
         }

@@ -17,6 +17,8 @@ pub mod mariadb;
 pub mod nats;
 pub mod postgres;
 pub mod receiver;
+pub mod rabbitmq;
+pub mod redis;
 mod workshop;
 
 use std::fs::{self, File};
@@ -36,6 +38,8 @@ pub use mariadb::{MariaDbDatabase, MariaDbServer, shared_mariadb};
 pub use nats::{NatsServer, shared_nats};
 pub use postgres::{Database, PostgresServer, shared_postgres};
 pub use receiver::ReceiverServer;
+pub use rabbitmq::{RabbitMqServer, shared_rabbitmq};
+pub use redis::{RedisServer, shared_redis};
 pub use rustix::process::Signal;
 
 /// How long a server may take to start or to stop: far more than it needs, since CI machines stall.
@@ -143,6 +147,10 @@ impl<R: Recipe> Server<R> {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.inner.folder
+    }
+
+    fn recipe(&self) -> &R {
+        &self.inner.recipe
     }
 
     /// The last lines that the server logged since its last start.

@@ -13,7 +13,7 @@ use bento_outbox::{
 };
 use bento_outbox_conformance::bus::{Arrived, Bus, Capabilities, Faults};
 use bento_outbox_conformance::bus_suite;
-use bento_outbox_conformance::faults::Proxy;
+use bento_outbox_conformance::faults::{Proxy, Way};
 use bento_outbox_conformance::servers::{NatsServer, free_port, shared_nats};
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -108,6 +108,11 @@ impl Faults for Nats {
 
     async fn lose_answers(&self) {
         self.proxy.swallow_reply(b"HPUB ", 1);
+    }
+
+    async fn delay_answers(&self, delay: Duration) -> bool {
+        self.proxy.delay(Way::ToClient, delay);
+        true
     }
 }
 

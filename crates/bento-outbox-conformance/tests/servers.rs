@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use bento_outbox_conformance::servers::postgres::FAST;
 use bento_outbox_conformance::servers::{
-    NatsServer, PostgresServer, answers, find_program, free_port, shared_nats, shared_postgres,
+    NatsServer, PostgresServer, RabbitMqServer, RedisServer, answers, find_program, free_port,
+    shared_nats, shared_postgres,
 };
 use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
@@ -166,6 +167,72 @@ async fn jetstream_with_a_stream(server: &NatsServer) -> jetstream::Context {
     };
     client.create_stream(config).await.expect("a stream");
     client
+}
+
+/// One server for all of it: its start takes many seconds.
+#[tokio::test]
+async fn rabbitmq_crashes_freezes_and_comes_back_with_its_messages_and_leaves_nothing() {
+    let server = RabbitMqServer::start_with("", "").await;
+    let folder = server.folder().to_owned();
+    let url = server.url();
+    let connect = || lapin::Connection::connect(&url, Default::default());
+    let channel = connect()
+        .await
+        .expect("a connection")
+        .create_channel()
+        .await;
+    let channel = channel.expect("a channel");
+    let durable = lapin::options::QueueDeclareOptions::durable();
+    let queue = channel.queue_declare("q".into(), durable, Default::default());
+    queue.await.expect("a queue");
+    let select = channel.confirm_select(Default::default());
+    select.await.expect("confirmations");
+    let persistent = lapin::BasicProperties::default().with_delivery_mode(2);
+    let sent = channel.basic_publish(
+        "".into(),
+        "q".into(),
+        Default::default(),
+        b"hello",
+        persistent,
+    );
+    let confirmed = sent.await.expect("sent").await.expect("an answer");
+    assert!(confirmed.is_ack());
+
+    server.kill();
+    assert_eq!(processes_in(&folder), Vec::<String>::new());
+    server.restart().await;
+    let channel = connect()
+        .await
+        .expect("a connection")
+        .create_channel()
+        .await;
+    let channel = channel.expect("a channel");
+    let got = channel.basic_get("q".into(), Default::default()).await;
+    let got = got.expect("an answer").expect("the message");
+    assert_eq!(got.delivery.data, b"hello");
+
+    server.pause();
+    let silent = timeout(SILENCE, connect()).await;
+    assert!(silent.is_err(), "a new connection must not be answered");
+    server.resume();
+    let connected = timeout(PATIENCE, connect()).await;
+    connected.expect("an answer in time").expect("a connection");
+
+    server.stop().await;
+    assert!(!server.is_running());
+    drop(server);
+    assert_eq!(processes_in(&folder), Vec::<String>::new());
+    assert!(!folder.exists());
+}
+
+#[tokio::test]
+async fn redis_keeps_what_it_synced_over_a_crash() {
+    let server = RedisServer::start().await;
+    assert!(answers(server.port(), b"SET a 1\r\n", b"+OK"));
+    server.kill();
+    assert!(!answers(server.port(), b"", b""), "nobody listens any more");
+    server.restart().await;
+    assert!(answers(server.port(), b"GET a\r\n", b"$1\r\n1\r\n"));
 }
 
 #[tokio::test]

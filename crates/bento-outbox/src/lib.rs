@@ -100,6 +100,8 @@
 //! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
 //! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
 //! | `http` | [`publishers`]`::HttpPublisher`, webhooks, on hyper |
+//! | `rabbitmq` | [`publishers`]`::RabbitMqPublisher`, on the codec of AMQP amq-protocol |
+//! | `redis` | [`publishers`]`::RedisPublisher`, on redis |
 //!
 //! Always there: [`stores::MemoryStore`], and the [`publishers`] for memory, standard output, a file
 //! and nowhere. Your own statements run on sqlx 0.9.

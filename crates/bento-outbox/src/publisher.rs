@@ -32,4 +32,10 @@ pub trait Publisher: Send + Sync + 'static {
         let _ = event;
         None
     }
+
+    /// What the way in which the bus is set up takes from "acked is durable", a sentence each with
+    /// what to change; asked after a check that was content. None unless an adapter says so.
+    async fn caveats(&self) -> Vec<String> {
+        Vec::new()
+    }
 }

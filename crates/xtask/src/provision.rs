@@ -109,6 +109,24 @@ const NEEDS: &[Need] = &[
         brew: &["python"],
         home: "https://www.python.org/downloads/",
     },
+    Need {
+        name: "RabbitMQ",
+        programs: &["rabbitmq-server", "rabbitmqctl", "epmd"],
+        folders: SBIN,
+        apt: &["rabbitmq-server"],
+        dnf: &["rabbitmq-server"],
+        brew: &["rabbitmq"],
+        home: "https://www.rabbitmq.com/docs/download",
+    },
+    Need {
+        name: "Redis",
+        programs: &["redis-server"],
+        folders: SBIN,
+        apt: &["redis-server"],
+        dnf: &["redis"],
+        brew: &["redis"],
+        home: "https://redis.io/docs/latest/operate/oss_and_stack/install/",
+    },
 ];
 
 impl Need {

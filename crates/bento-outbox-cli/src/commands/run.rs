@@ -145,16 +145,10 @@ async fn always(
     let carrying = async {
         // A bus that takes no events is told of by the projector. Without an event, a check tells.
         let first = projector.run_once().await;
-        if first.is_ok_and(|batch| batch.claimed == 0) {
-            tokio::select! {
-                checked = bus.check() => if let Err(rejection) = checked {
-                    tracing::warn!(
-                        reason = rejection.reason,
-                        "the bus is not ready; events are kept until it is"
-                    );
-                },
-                () = stop.requested() => {}
-            }
+        let is_idle = first.is_ok_and(|batch| batch.claimed == 0);
+        tokio::select! {
+            () = look_at(&bus, is_idle) => {}
+            () = stop.requested() => {}
         }
         let end = async {
             tokio::select! {
@@ -174,6 +168,20 @@ async fn always(
             tracing::info!("relay stopped");
             Ok(())
         }
+    }
+}
+
+/// Says what is wrong with the bus, and what is not as it should be.
+async fn look_at(bus: &Watched, check: bool) {
+    if check && let Err(rejection) = bus.check().await {
+        tracing::warn!(
+            reason = rejection.reason,
+            "the bus is not ready; events are kept until it is"
+        );
+        return;
+    }
+    for caveat in bus.caveats().await {
+        tracing::warn!(caveat, "the bus may lose what it acknowledged");
     }
 }
 
@@ -247,6 +255,10 @@ impl Publisher for Watched {
     async fn check(&self) -> Result<(), Rejection> {
         self.bus.check().await
     }
+
+    async fn caveats(&self) -> Vec<String> {
+        self.bus.caveats().await
+    }
 }
 
 /// Carries events until nothing is due.
@@ -264,6 +276,7 @@ async fn once(
         let checked = bus.check().await;
         checked.map_err(|rejection| away(settings, &rejection, 0))?;
     }
+    look_at(&bus, false).await;
     let backlog = store
         .status()
         .await?

@@ -139,6 +139,19 @@ pub async fn a_repetition_is_acknowledged(bus: &dyn Bus, can: &Capabilities) {
     assert_eq!(left, sent);
 }
 
+/// A batch is pipelined: one event after the other would take longer than a publisher waits.
+pub async fn a_batch_waits_for_the_way_once_and_not_for_each_event(
+    bus: &dyn Bus,
+    _can: &Capabilities,
+) {
+    let Some(faults) = bus.faults() else { return };
+    let publisher = bus.publisher();
+    publish_all(&*publisher, &batch(0..1)).await;
+    if faults.delay_answers(Duration::from_millis(20)).await {
+        publish_all(&*publisher, &batch(1..1_001)).await;
+    }
+}
+
 /// A bus that works is not complained of.
 pub async fn a_check_of_a_working_bus_is_content(bus: &dyn Bus, _can: &Capabilities) {
     let publisher = bus.publisher();

@@ -112,6 +112,64 @@ pub async fn a_silent_bus_is_not_waited_for_and_nothing_is_acknowledged(
     }
 }
 
+/// A bus that does not let us in: a sentence, no event loses an attempt, and none is taken for sent.
+pub async fn a_stranger_is_turned_away_and_costs_no_attempt(bus: &dyn Bus, _can: &Capabilities) {
+    let Some(stranger) = bus.publisher_of_a_stranger() else {
+        return;
+    };
+    for outcome in publish(&*stranger, &batch(0..3)).await {
+        assert!(is_config(&outcome), "{outcome:?} of a stranger's event");
+    }
+    let checked = timeout(PATIENCE, stranger.check()).await;
+    let Ok(Err(rejection)) = checked else {
+        panic!("{checked:?} of a stranger");
+    };
+    assert!(is_config(&rejection.clone().into()), "{rejection:?}");
+    assert!(!rejection.reason.is_empty());
+    assert_eq!(bus.arrived().await, []);
+}
+
+fn is_config(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Rejected(rejection) if rejection.class == RejectionClass::Config)
+}
+
+/// An answer that comes when nobody waits for it any more is not taken for another event's.
+pub async fn a_late_answer_is_of_no_other_event(bus: &dyn Bus, can: &Capabilities) {
+    let Some(faults) = bus.faults() else { return };
+    let publisher = bus.publisher();
+    let mut batch = batch(0..8);
+    publish_all(&*publisher, &batch[..1]).await;
+    if !faults.delay_answers(LATE).await {
+        return;
+    }
+    for outcome in publish(&*publisher, &batch[1..4]).await {
+        assert!(is_sent_again(&outcome), "{outcome:?} before its answer");
+    }
+    faults.delay_answers(Duration::ZERO).await;
+    // The first answers that come now are to what was sent before.
+    if can.refuses_unrouted {
+        batch[4].event_type = "nowhere".into();
+        batch[5].event_type = "nowhere".into();
+    }
+    let outcomes = publish(&*publisher, &batch[4..]).await;
+    let arrived: HashSet<_> = arrived_ids(bus).await.into_iter().collect();
+    let mut left = batch[1..4].to_vec();
+    for (record, outcome) in batch[4..].iter().zip(&outcomes) {
+        let is_there = arrived.contains(&record.id.to_string());
+        assert!(
+            is_there || *outcome != Outcome::Acked,
+            "{outcome:?} of an event that is not there"
+        );
+        if record.event_type != "nowhere" && *outcome != Outcome::Acked {
+            left.push(record.clone());
+        }
+    }
+    publish_until_acked(&*publisher, &left).await;
+}
+
+/// Later than the publishers of the list wait for an answer.
+const LATE: Duration = Duration::from_secs(3);
+
 /// The bus may have it: neither sent nor refused, and sent again under the same id.
 pub async fn a_lost_answer_is_unknown_and_the_repetition_is_acknowledged(
     bus: &dyn Bus,

@@ -104,6 +104,14 @@ faults! {
     AcksSilence,
     /// A silent bus is waited for as long as it takes.
     WaitsForSilentBus,
+    /// A stranger's events are acknowledged and lost.
+    AcksForStrangers,
+    /// That it does not know somebody is the event's fault.
+    BlamesEventsForStrangers,
+    /// The next event is sent when the one before is acknowledged.
+    WaitsForEachEvent,
+    /// A late answer is taken for that to what was sent next.
+    TakesLateAnswers,
     /// What has no answer is refused for good.
     RefusesUnanswered,
     /// What has no answer is acknowledged.
@@ -114,6 +122,9 @@ faults! {
 
 /// The limit of the bus.
 const PAYLOAD_BYTES_MAX: usize = 200_000;
+
+/// So long an answer is waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// What the bus can do.
 pub const CAPABILITIES: Capabilities = Capabilities {
@@ -130,6 +141,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
 #[derive(Clone)]
 pub struct MutantBus {
     fault: Option<Fault>,
+    is_stranger: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -144,6 +156,8 @@ struct State {
     away: bool,
     silent: bool,
     losing_answers: bool,
+    answer_delay: Duration,
+    late_answers: usize,
 }
 
 impl MutantBus {
@@ -151,6 +165,7 @@ impl MutantBus {
     pub fn new(fault: Option<Fault>) -> Self {
         Self {
             fault,
+            is_stranger: false,
             state: Arc::default(),
         }
     }
@@ -168,6 +183,14 @@ impl MutantBus {
 
     fn has(&self, fault: Fault) -> bool {
         self.fault == Some(fault)
+    }
+
+    /// Whether there is an answer to what was sent before, which ends there.
+    fn takes_late_answer(&self) -> bool {
+        let state = &mut *self.state();
+        let takes = state.answer_delay.is_zero() && state.late_answers > 0;
+        state.late_answers -= usize::from(takes);
+        takes
     }
 
     /// Publishes one record of a batch that was begun after so many kills.
@@ -222,6 +245,10 @@ impl MutantBus {
                 state.arrived.push(changed);
             }
             _ => state.arrived.push(arrived),
+        }
+        if state.answer_delay > ANSWER_MAX {
+            state.late_answers += 1;
+            return Outcome::unknown("no answer");
         }
         match self.fault {
             _ if !state.losing_answers => Outcome::Acked,
@@ -281,9 +308,23 @@ impl MutantBus {
     }
 }
 
+fn stranger() -> Rejection {
+    Rejection::new(RejectionClass::Config, "the bus does not know this user")
+}
+
 #[async_trait]
 impl Publisher for MutantBus {
     async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
+        if self.is_stranger {
+            let outcome = match self.fault {
+                Some(AcksForStrangers) => Outcome::Acked,
+                Some(BlamesEventsForStrangers) => {
+                    Outcome::rejected(RejectionClass::Message, "refused")
+                }
+                _ => Outcome::Rejected(stranger()),
+            };
+            return vec![outcome; batch.len()];
+        }
         let (kills, overlaps) = {
             let state = &mut *self.state();
             state.publishing += 1;
@@ -314,6 +355,7 @@ impl Publisher for MutantBus {
         let mut outcomes = vec![Outcome::Acked; batch.len()];
         for n in order {
             let dropped = match self.fault {
+                Some(TakesLateAnswers) => self.takes_late_answer(),
                 Some(SendsNothing) => true,
                 Some(DropsTheLast) => n + 1 == batch.len(),
                 Some(SendsAHundred) => n >= 100,
@@ -322,6 +364,9 @@ impl Publisher for MutantBus {
             };
             if !dropped {
                 outcomes[n] = self.send(&batch[n], kills);
+            }
+            if self.has(WaitsForEachEvent) && self.state().answer_delay * n as u32 > ANSWER_MAX {
+                outcomes[n] = Outcome::unknown("no answer");
             }
             if n % 50 == 49 {
                 sleep(Duration::from_millis(1)).await;
@@ -349,6 +394,12 @@ impl Publisher for MutantBus {
     }
 
     async fn check(&self) -> Result<(), Rejection> {
+        if self.is_stranger {
+            return match self.fault {
+                Some(NeverComplains) => Ok(()),
+                _ => Err(stranger()),
+            };
+        }
         let away = self.state().away && !self.has(NeverComplains);
         if away || self.has(AlwaysComplains) {
             return Err(Rejection::new(
@@ -371,6 +422,13 @@ impl Bus for MutantBus {
 
     fn publisher_to_nowhere(&self) -> Option<Box<dyn Publisher>> {
         Some(Box::new(self.nowhere()))
+    }
+
+    fn publisher_of_a_stranger(&self) -> Option<Box<dyn Publisher>> {
+        Some(Box::new(Self {
+            is_stranger: true,
+            ..self.clone()
+        }))
     }
 
     async fn arrived(&self) -> Vec<Arrived> {
@@ -406,5 +464,10 @@ impl Faults for MutantBus {
 
     async fn lose_answers(&self) {
         self.state().losing_answers = true;
+    }
+
+    async fn delay_answers(&self, delay: Duration) -> bool {
+        self.state().answer_delay = delay;
+        true
     }
 }

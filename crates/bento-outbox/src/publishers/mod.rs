@@ -15,14 +15,28 @@ mod memory;
 #[cfg(feature = "nats")]
 mod nats;
 mod null;
-#[cfg(any(feature = "nats", feature = "kafka", feature = "http"))]
+#[cfg(any(
+    feature = "nats",
+    feature = "kafka",
+    feature = "rabbitmq",
+    feature = "redis",
+    feature = "http"
+))]
 #[cfg_attr(
     not(feature = "nats"),
     allow(dead_code, reason = "not every bus has options of every kind")
 )]
 mod options;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod socket;
 mod stdout;
 
+#[cfg(feature = "redis")]
+pub use self::redis::RedisPublisher;
 pub use file::FilePublisher;
 #[cfg(feature = "http")]
 pub use http::{HttpPublisher, WebhookSecrets};
@@ -32,4 +46,6 @@ pub use memory::{MemoryPublisher, Subscription};
 #[cfg(feature = "nats")]
 pub use nats::NatsPublisher;
 pub use null::NullPublisher;
+#[cfg(feature = "rabbitmq")]
+pub use rabbitmq::RabbitMqPublisher;
 pub use stdout::StdoutPublisher;

@@ -42,11 +42,23 @@ impl Options {
     }
 
     pub(super) fn flag(&mut self, name: &'static str) -> Result<bool> {
+        self.flag_or(name, false)
+    }
+
+    pub(super) fn flag_or(&mut self, name: &'static str, default: bool) -> Result<bool> {
         match self.text(name).as_deref() {
-            None | Some("false") => Ok(false),
+            None => Ok(default),
+            Some("false") => Ok(false),
             Some("true") => Ok(true),
             Some(_) => Err(invalid(format!("option {name} is neither true nor false"))),
         }
+    }
+
+    pub(super) fn number(&mut self, name: &'static str) -> Result<Option<u64>> {
+        let number = self.text(name).map(|text| text.parse());
+        number
+            .transpose()
+            .map_err(|_| invalid(format!("option {name} is not a whole number")))
     }
 
     /// `250ms`, `10s`, `5m`, or a plain number of seconds.

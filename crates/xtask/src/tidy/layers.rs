@@ -40,12 +40,14 @@ const SHARED: &[&str] = &[
     "publishers/lines",
     "publishers/options",
     "stores/backlog",
+    "publishers/socket",
     "stores/sql",
     "stores/tables",
 ];
 
 /// The crates that talk to a database or a bus.
 const DRIVERS: &[&str] = &[
+    "amq_protocol",
     "async_nats",
     "hyper",
     "hyper_rustls",

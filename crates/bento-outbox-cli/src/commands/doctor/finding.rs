@@ -35,13 +35,7 @@ struct Report<'a> {
 }
 
 impl Findings {
-    pub(super) fn add(
-        &mut self,
-        about: &'static str,
-        state: State,
-        found: String,
-        advice: &'static str,
-    ) {
+    pub(super) fn add(&mut self, about: &'static str, state: State, found: String, advice: &str) {
         self.0.push(Finding {
             about,
             state,

@@ -301,6 +301,13 @@ async fn check_bus(
             }
         }
         (Ok(()), _) => findings.add("bus", State::Ok, format!("{url} answers"), ""),
+        (Ok(()), _) => {
+            findings.add("bus", State::Ok, format!("{url} answers"), "");
+            for caveat in bus.caveats().await {
+                let (found, advice) = caveat.split_once("; ").unwrap_or((&caveat, ""));
+                findings.add("bus", State::Warning, found.into(), advice);
+            }
+        }
         // A file is one relay's alone, and that relay is at work.
         (Err(rejection), Some("file")) if relay_lives && rejection.reason.contains("is locked") => {
             findings.add("bus", State::Ok, rejection.reason, "");
