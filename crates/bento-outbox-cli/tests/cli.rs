@@ -5,6 +5,7 @@
     reason = "these are tests, with helpers outside of test functions"
 )]
 
+mod bench;
 mod checkup;
 mod dead;
 mod place;

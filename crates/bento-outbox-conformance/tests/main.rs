@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod bench;
 mod bus;
 mod bus_nats;
 mod cancel;
