@@ -142,8 +142,8 @@ async fn postgres_and_jetstream_are_measured_and_left_as_they_were() {
 async fn ctrl_c_ends_a_held_snapshot_too_and_drops_the_tables() {
     let shop = Shop::open().await;
     let before = shop.everything().await;
-    let long = ["--rounds", "100", "--only", "traps", "--events", "2000"];
-    let bench = shop.bench("null:", &[&long[..], &["--trap-rows", "2000"]].concat());
+    let long = ["--rounds", "100", "--only", "traps", "--events", "200"];
+    let bench = shop.bench("null:", &[&long[..], &["--trap-rows", "200"]].concat());
     let held = "select count(*) from pg_stat_activity where datname = current_database()
                 and state = 'idle in transaction' and query like 'select 1 from%outbox_bench%'";
     let comes = async {
