@@ -11,6 +11,7 @@ mod chaos;
 mod commits;
 mod faults;
 mod flights;
+mod floor;
 mod handlers;
 mod migrations;
 mod model;

@@ -122,6 +122,7 @@ mod publisher;
 mod record;
 mod retry;
 mod store;
+pub mod telemetry;
 mod tenant;
 mod timestamp;
 mod topic;
@@ -143,8 +144,8 @@ pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, Reject
 pub use retry::RetrySettings;
 pub use store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
-    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantStatus,
-    TransactionalStore, Verdict,
+    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
+    TenantStatus, TransactionalStore, Verdict,
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;
