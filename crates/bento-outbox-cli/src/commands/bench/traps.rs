@@ -26,6 +26,9 @@ const DELAY: Duration = Duration::from_secs(365 * 86_400);
 /// Events of each idle tenant, all of them sent.
 const EVENTS_OF_AN_IDLE_TENANT: u64 = 2;
 
+/// The events that meet new tables: a first burst, before the database has looked at them.
+const NEW_TABLES_MAX: u64 = 10_000;
+
 /// The tenants that have little to say, and how many events they have beside a flood.
 const QUIET_TENANTS: u64 = 10;
 const QUIET_EVENTS: u64 = 100;
@@ -40,18 +43,20 @@ enum Way {
     Delayed,
     Sent,
     IdleTenants,
+    NewTables,
     OneTransaction,
     HeldBack,
     Quiet,
     Flooded,
 }
 
-const WAYS: [Way; 9] = [
+const WAYS: [Way; 10] = [
     Way::Cursor,
     Way::Fresh,
     Way::Delayed,
     Way::Sent,
     Way::IdleTenants,
+    Way::NewTables,
     Way::OneTransaction,
     Way::HeldBack,
     Way::Quiet,
@@ -66,6 +71,7 @@ impl Way {
             Self::Delayed => ("trap_delayed", "drain, delayed events", Unit::Events),
             Self::Sent => ("trap_sent", "drain, sent events", Unit::Events),
             Self::IdleTenants => ("trap_idle_tenants", "drain, idle tenants", Unit::Events),
+            Self::NewTables => ("trap_new_tables", "drain, new tables", Unit::Events),
             Self::OneTransaction => (
                 "trap_one_transaction",
                 "drain, one transaction",
@@ -93,6 +99,7 @@ struct Rows {
     delayed: u64,
     sent: u64,
     idle_tenants: u64,
+    in_new_tables: u64,
     one_transaction: u64,
     dead: u64,
     flood: u64,
@@ -108,6 +115,7 @@ impl Rows {
             delayed: once(1_000_000),
             sent: once(10_000_000),
             idle_tenants: once(5_000),
+            in_new_tables: events.min(NEW_TABLES_MAX),
             one_transaction: each_round(100_000).max(events.min(100_000)),
             dead: each_round(400_000),
             flood: each_round(100_000),
@@ -121,6 +129,7 @@ impl Rows {
             Way::Delayed => Some(self.delayed),
             Way::Sent => Some(self.sent),
             Way::IdleTenants => Some(self.idle_tenants),
+            Way::NewTables => Some(self.in_new_tables),
             Way::OneTransaction => Some(self.one_transaction),
             Way::HeldBack => Some(self.dead),
             Way::Flooded => Some(self.flood),
@@ -155,7 +164,7 @@ pub(super) async fn measure<S: Ground>(
                     figure.add(percentile(&taken, 0.5));
                     latencies[usize::from(way == Way::Flooded)].extend(taken);
                 }
-                _ => figure.add(traps.drained(way).await?),
+                _ => figure.add(traps.drained(way, round).await?),
             }
         }
     }
@@ -172,20 +181,21 @@ pub(super) async fn measure<S: Ground>(
     Ok((figures, skipped))
 }
 
-fn compare(figures: &mut [Figure; 9], latencies: &[Vec<f64>; 2]) {
+fn compare(figures: &mut [Figure; 10], latencies: &[Vec<f64>; 2]) {
     let [
         cursor,
         fresh,
         delayed,
         sent,
         idle,
+        new,
         one,
         held,
         quiet,
         flooded,
     ] = figures;
     fresh.compare(cursor, None);
-    for trap in [delayed, sent, idle, one, held] {
+    for trap in [delayed, sent, idle, new, one, held] {
         trap.compare(fresh, Some("≥ 0.80"));
         trap.compare(cursor, None);
     }
@@ -225,7 +235,7 @@ impl<'a, S: Ground> Traps<'a, S> {
         site.preparing("idle tenants");
         traps.set_idle().await?;
         site.preparing("the first drain");
-        traps.drained(Way::Fresh).await?;
+        traps.drained(Way::Fresh, 0).await?;
         Ok(traps)
     }
 
@@ -247,6 +257,7 @@ impl<'a, S: Ground> Traps<'a, S> {
         let event = |number: u64| self.event(&format!("sent-{number}"));
         let written = WRITTEN.min(self.rows.sent);
         load::write(&self.sent.store, (0..written).map(event)).await?;
+        self.sent.tidy().await?;
         self.carry(&self.sent, true, written, 0).await?;
         self.sent.grow(written, self.rows.sent).await
     }
@@ -262,6 +273,7 @@ impl<'a, S: Ground> Traps<'a, S> {
             })
         };
         load::write(&self.idle.store, (0..events).map(event)).await?;
+        self.idle.tidy().await?;
         self.carry(&self.idle, true, events, 0).await?;
         Ok(())
     }
@@ -275,6 +287,7 @@ impl<'a, S: Ground> Traps<'a, S> {
             Way::Delayed => format!("{rows} delayed events"),
             Way::Sent => format!("{rows} sent events"),
             Way::IdleTenants => format!("{rows} idle tenants"),
+            Way::NewTables => format!("{rows} events in tables made a moment ago"),
             Way::OneTransaction => format!("{rows} events in one transaction"),
             Way::HeldBack => format!("{rows} dead rows that vacuum may not remove"),
             Way::Quiet => format!("{QUIET_TENANTS} quiet tenants alone"),
@@ -285,32 +298,40 @@ impl<'a, S: Ground> Traps<'a, S> {
     }
 
     /// Events a second.
-    async fn drained(&self, way: Way) -> Result<f64> {
+    async fn drained(&self, way: Way, round: u32) -> Result<f64> {
         let Self { site, rows, .. } = self;
-        let events = site.sizes.events;
-        let (own, events, left) = match way {
-            Way::Delayed => (&self.delayed, events, rows.delayed),
-            Way::Sent => (&self.sent, events, 0),
-            Way::IdleTenants => (&self.idle, events, 0),
-            Way::OneTransaction => {
-                let backlog = |number| load::backlog_event(&site.sizes.event_type, number);
-                self.fresh.empty().await?;
-                let events = (0..rows.one_transaction).map(backlog);
-                load::write_at_once(&self.fresh.store, events).await?;
-                // Not tidied: a relay comes upon it right after the commit.
-                let took = self
-                    .carry(&self.fresh, false, rows.one_transaction, 0)
-                    .await?;
-                return Ok(rate(rows.one_transaction, took));
-            }
+        let (own, left) = match way {
+            Way::NewTables => return self.drained_from_new_tables(round).await,
+            Way::OneTransaction => return self.drained_from_one_transaction().await,
             Way::HeldBack => return self.drained_while_held_back().await,
-            _ => {
+            Way::Delayed => (&self.delayed, rows.delayed),
+            Way::Sent => (&self.sent, 0),
+            Way::IdleTenants => (&self.idle, 0),
+            Way::Cursor | Way::Fresh | Way::Quiet | Way::Flooded => {
                 self.fresh.empty().await?;
-                (&self.fresh, events, 0)
+                (&self.fresh, 0)
             }
         };
         site.add_backlog(own).await?;
+        let events = site.sizes.events;
         Ok(rate(events, self.carry(own, false, events, left).await?))
+    }
+
+    /// The database has not looked at the tables yet, and plans by guesses.
+    async fn drained_from_new_tables(&self, round: u32) -> Result<f64> {
+        let new = self.site.own.outbox(&format!("new{round}")).await?;
+        let events = self.rows.in_new_tables;
+        load::write(&new.store, self.backlog(events)).await?;
+        Ok(rate(events, self.carry(&new, false, events, 0).await?))
+    }
+
+    /// A relay comes upon it right after the commit, before the database has looked at it.
+    async fn drained_from_one_transaction(&self) -> Result<f64> {
+        let Self { fresh, rows, .. } = self;
+        fresh.empty().await?;
+        let events = rows.one_transaction;
+        load::write_at_once(&fresh.store, self.backlog(events)).await?;
+        Ok(rate(events, self.carry(fresh, false, events, 0).await?))
     }
 
     /// Somebody has a snapshot open, so that the rows that are drained first cannot be removed.
@@ -320,8 +341,8 @@ impl<'a, S: Ground> Traps<'a, S> {
         let mut snapshot = held.store.begin(Some(Isolation::RepeatableRead)).await?;
         let look = held.sql("select 1 from {table} limit 1");
         S::look(S::connection(&mut snapshot), look).await?;
-        let event = |number| load::backlog_event(&site.sizes.event_type, number);
-        load::write(&held.store, (0..self.rows.dead).map(event)).await?;
+        load::write(&held.store, self.backlog(self.rows.dead)).await?;
+        held.tidy().await?;
         self.carry(held, false, self.rows.dead, 0).await?;
         site.add_backlog(held).await?;
         let took = self.carry(held, false, site.sizes.events, 0).await?;
@@ -377,6 +398,10 @@ impl<'a, S: Ground> Traps<'a, S> {
         relay::carry(own, nowhere(), self.site.relay(keep), events, left).await
     }
 
+    fn backlog(&self, events: u64) -> impl Iterator<Item = Result<Event>> + '_ {
+        (0..events).map(|number| load::backlog_event(&self.site.sizes.event_type, number))
+    }
+
     fn event(&self, id: &str) -> Result<Event> {
         load::event(&self.site.sizes.event_type, id)
     }
@@ -396,6 +421,7 @@ mod tests {
             delayed: 1_000_000,
             sent: 10_000_000,
             idle_tenants: 5_000,
+            in_new_tables: 10_000,
             one_transaction: 100_000,
             dead: 400_000,
             flood: 100_000,
@@ -405,6 +431,7 @@ mod tests {
             delayed: 50,
             sent: 50,
             idle_tenants: 50,
+            in_new_tables: 70,
             one_transaction: 70,
             dead: 5,
             flood: 5,
