@@ -123,7 +123,7 @@ struct Sizes {
 struct Site<S> {
     sizes: Sizes,
     own: OwnTables<S>,
-    /// What the settings say of relays, for everybody's events.
+    /// What the settings say of relays, but for everybody's events, and without counting them.
     projector: ProjectorSettings,
     bus: Arc<Gate>,
     /// Whether the bus keeps nothing, so that there is nothing to compare with.
@@ -176,6 +176,7 @@ impl Bench {
             own,
             projector: ProjectorSettings {
                 tenants: None,
+                count_backlog_every: None,
                 ..settings.projector.clone()
             },
             bus,
