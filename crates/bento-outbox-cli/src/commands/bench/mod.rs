@@ -132,7 +132,7 @@ struct Site<S> {
 }
 
 impl Bench {
-    pub(crate) async fn run(self, mut settings: Settings) -> Result<ExitCode> {
+    pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         settings.refuse_unsupported()?;
         self.check_event_type()?;
         if settings::scheme(&settings.bus_url) == Some("stdout") {
@@ -141,19 +141,19 @@ impl Bench {
         }
         let stop = Stop::on_signals()?;
         let database = connect::database(&settings).await?;
-        with_store!(database, store => self.on(store, &mut settings, &stop).await)
+        with_store!(database, store => self.on(store, settings, &stop).await)
     }
 
     async fn on<S: Ground>(
         self,
         store: S,
-        settings: &mut Settings,
+        mut settings: Settings,
         stop: &Stop,
     ) -> Result<ExitCode> {
         let own = OwnTables::named(store.clone(), settings.tables.schema()).await?;
         let urls = [&settings.database_url, &settings.bus_url].map(|url| settings::masked(url));
-        let file = OwnFile::instead_of_the_users(settings, own.prefix());
-        let bus = Gate::before(connect::bus(settings)?);
+        let file = OwnFile::instead_of_the_users(&mut settings, own.prefix());
+        let bus = Gate::before(connect::bus(&settings)?);
         bus.check().await.map_err(|rejection| {
             let (url, reason) = (&urls[1], rejection.reason);
             Failure::failed(format!("the bus {url} takes no events: {reason}"))
