@@ -4,6 +4,7 @@
 
 mod bench;
 mod bus;
+mod bus_http;
 mod bus_nats;
 mod cancel;
 mod cancellation;
@@ -11,12 +12,15 @@ mod chaos;
 mod commits;
 mod faults;
 mod flights;
+mod flights_http;
 mod floor;
 mod handlers;
 mod migrations;
 mod model;
 mod mutants_store;
 mod reach;
+mod routes;
 mod servers;
 mod store;
 mod table;
+mod webhooks;

@@ -76,6 +76,7 @@
 //! | store | a database, as the outbox sees it: [`Store`], and [`TransactionalStore`] for writing |
 //! | publisher | a message bus, as the outbox sees it; it *publishes*: [`Publisher`] |
 //! | projector | the relay: it *claims* records, has them published and *settles* them: [`Projector`] |
+//! | destination | a bus that events may be routed to: [`MessageBus`] |
 //! | outcome | what the bus answered about one record: [`Outcome`] |
 //! | dead letter | a record with the status `ERR`: a person must look |
 //!
@@ -97,6 +98,7 @@
 //! | `postgres` | [`stores`]`::PostgresStore`, on sqlx |
 //! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
 //! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
+//! | `http` | [`publishers`]`::HttpPublisher`, webhooks, on hyper |
 //!
 //! Always there: [`stores::MemoryStore`], and the [`publishers`] for memory, standard output, a file
 //! and nowhere. Your own statements run on sqlx 0.9.
@@ -106,12 +108,16 @@
 //! - What happens when a future is dropped: the sections "Cancel safety" of [`Outbox`]'s and
 //!   [`UnitOfWork`]'s functions.
 //! - What an error means for the caller: [`ErrorKind`].
-//! - What a message looks like: [`CloudEvents`].
+//! - What a message looks like: [`CloudEvents`]; under which topic: [`Topic`].
 //! - An adapter of your own: [`Store`], [`Publisher`], and the crate `bento-outbox-conformance`,
 //!   which has the cases it must pass.
 
 mod aggregate;
+mod alert;
+mod bus;
 mod cloud_event;
+mod dead_letter;
+mod dead_letter_topic;
 mod error;
 mod event;
 mod immediate;
@@ -121,6 +127,7 @@ mod projector;
 mod publisher;
 mod record;
 mod retry;
+mod selector;
 mod store;
 pub mod telemetry;
 mod tenant;
@@ -132,7 +139,11 @@ pub mod publishers;
 pub mod stores;
 
 pub use aggregate::AggregateRoot;
+pub use alert::{AlertSettings, DeadLetterAlert};
+pub use bus::{Destination, MessageBus, Route};
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
+pub use dead_letter::{DeadLetter, DeadLetterObserver};
+pub use dead_letter_topic::DeadLetterTopic;
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
 pub use immediate::ImmediateSettings;
@@ -142,6 +153,7 @@ pub use projector::{Batch, Projector, ProjectorSettings};
 pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
 pub use retry::RetrySettings;
+pub use selector::{Pattern, Selector};
 pub use store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
     LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
@@ -149,7 +161,7 @@ pub use store::{
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;
-pub use topic::Topic;
+pub use topic::{Topic, TopicRule, TopicTemplate};
 pub use unit_of_work::UnitOfWork;
 
 /// The README, so that its code is tested.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::immediate::{Immediate, ImmediateSettings};
-use crate::pending::{self, Scope};
+use crate::pending::{self, Refusal, Scope};
 use crate::publisher::Publisher;
 use crate::store::{Appended, Isolation, Store, TransactionalStore};
 use crate::tenant::Tenant;
@@ -23,6 +23,8 @@ pub struct Outbox<S> {
     no_tenant: Option<String>,
     isolation: Option<Isolation>,
     immediate: Option<Immediate>,
+    /// What the bus refuses, where there is one.
+    refusal: Option<Refusal>,
 }
 
 impl<S: TransactionalStore> Outbox<S> {
@@ -35,6 +37,7 @@ impl<S: TransactionalStore> Outbox<S> {
             no_tenant: None,
             isolation: None,
             immediate: None,
+            refusal: None,
         }
     }
 
@@ -67,6 +70,10 @@ impl<S: TransactionalStore> Outbox<S> {
     /// An event of whose key an earlier one is not sent yet waits for it, and is a relay's: so is
     /// what fails here or is under way when the process dies. So a [`Projector`](crate::Projector)
     /// must run somewhere.
+    ///
+    /// An event whose payload is larger than the bus takes is then refused where it is raised, as
+    /// soon as the bus has said how much that is: a bus that was never reached has not. A
+    /// [`check`](Publisher::check) at the start of the service reaches it.
     #[must_use]
     pub fn publish_with(&self, publisher: impl Publisher) -> Self {
         self.publish_with_settings(Arc::new(publisher), ImmediateSettings::default())
@@ -80,7 +87,10 @@ impl<S: TransactionalStore> Outbox<S> {
         settings: ImmediateSettings,
     ) -> Self {
         let store: Arc<dyn Store> = Arc::new(self.store.clone());
+        let bus = publisher.clone();
+        let refusal: Refusal = Arc::new(move |event| refuse_too_large(bus.as_ref(), event));
         Self {
+            refusal: Some(refusal),
             immediate: Some(Immediate::new(store, publisher, settings)),
             ..self.clone()
         }
@@ -170,7 +180,8 @@ impl<S: TransactionalStore> Outbox<S> {
                  savepoint in it, or tokio::spawn for one of its own",
             ));
         }
-        let scope = Scope::new(self.id, self.the_tenant()?.cloned().unwrap_or_default());
+        let tenant = self.the_tenant()?.cloned().unwrap_or_default();
+        let scope = Scope::new(self.id, tenant, self.refusal.clone());
         UnitOfWork::begin(
             self.store.clone(),
             scope,
@@ -196,8 +207,9 @@ impl<S: TransactionalStore> Outbox<S> {
         events: impl IntoIterator<Item = Event>,
     ) -> Result<Appended> {
         let own = self.the_tenant()?;
-        let events: Vec<Event> = events.into_iter().collect();
-        for event in &events {
+        let tenant = own.cloned().unwrap_or_default();
+        let mut events: Vec<Event> = events.into_iter().collect();
+        for event in &mut events {
             event.check()?;
             if let (Some(own), Some(other)) = (own, &event.tenant)
                 && own != other
@@ -210,13 +222,15 @@ impl<S: TransactionalStore> Outbox<S> {
                     ),
                 ));
             }
+            event.tenant.get_or_insert_with(|| tenant.clone());
+            if let Some(refusal) = &self.refusal {
+                refusal(event)?;
+            }
         }
         if events.is_empty() {
             return Ok(Appended::default());
         }
-        self.store
-            .append(connection, &own.cloned().unwrap_or_default(), &events, None)
-            .await
+        self.store.append(connection, &tenant, &events, None).await
     }
 
     fn the_tenant(&self) -> Result<Option<&Tenant>> {
@@ -224,5 +238,21 @@ impl<S: TransactionalStore> Outbox<S> {
             Some(why) => Err(Error::new(ErrorKind::InvalidEvent, why)),
             None => Ok(self.tenant.as_ref()),
         }
+    }
+}
+
+/// Refuses before the commit what would be a dead letter after it.
+fn refuse_too_large(bus: &dyn Publisher, event: &Event) -> Result<()> {
+    let bytes = event.payload.as_bytes().len();
+    match bus.payload_bytes_max(event) {
+        Some(most) if bytes > most => Err(Error::new(
+            ErrorKind::InvalidEvent,
+            format!(
+                "event {} of type {} has a payload of {bytes} bytes, and its bus takes {most}: store it elsewhere and \
+                 raise an event that refers to it",
+                event.id, event.event_type
+            ),
+        )),
+        _ => Ok(()),
     }
 }

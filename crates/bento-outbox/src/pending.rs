@@ -64,6 +64,9 @@ pub(crate) fn current() -> Option<Scope> {
     CURRENT.try_with(Clone::clone).ok()
 }
 
+/// What else is asked of an event before it is kept, its tenant set: what a bus would refuse.
+pub(crate) type Refusal = Arc<dyn Fn(&Event) -> Result<()> + Send + Sync>;
+
 /// A unit of work, or one nested in it, as seen by those who raise events.
 #[derive(Clone)]
 pub(crate) struct Scope {
@@ -75,6 +78,7 @@ struct PendingEvents {
     /// The outbox that the unit of work belongs to.
     outbox: Uuid,
     tenant: Tenant,
+    refusal: Option<Refusal>,
     state: Mutex<State>,
 }
 
@@ -89,7 +93,7 @@ struct State {
 
 impl Scope {
     /// A new unit of work without events.
-    pub(crate) fn new(outbox: Uuid, tenant: Tenant) -> Self {
+    pub(crate) fn new(outbox: Uuid, tenant: Tenant, refusal: Option<Refusal>) -> Self {
         let state = State {
             open: vec![0],
             ..State::default()
@@ -98,6 +102,7 @@ impl Scope {
             pending: Arc::new(PendingEvents {
                 outbox,
                 tenant,
+                refusal,
                 state: Mutex::new(state),
             }),
             level: 0,
@@ -134,6 +139,9 @@ impl Scope {
                     self.tenant()
                 ),
             ));
+        }
+        if let Some(refusal) = &self.pending.refusal {
+            refusal(&event)?;
         }
         let mut state = self.state();
         if !state.open.contains(&self.level) {
@@ -231,7 +239,7 @@ mod tests {
     }
 
     fn scope() -> Scope {
-        Scope::new(Uuid::now_v7(), Tenant::default())
+        Scope::new(Uuid::now_v7(), Tenant::default(), None)
     }
 
     fn names(scope: &Scope) -> Vec<String> {
@@ -285,7 +293,7 @@ mod tests {
 
     #[test]
     fn an_event_of_another_tenant_is_refused() {
-        let scope = Scope::new(Uuid::now_v7(), "acme".parse().unwrap());
+        let scope = Scope::new(Uuid::now_v7(), "acme".parse().unwrap(), None);
         let foreign = Event {
             tenant: Some("other".parse().unwrap()),
             ..event("a")

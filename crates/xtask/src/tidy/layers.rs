@@ -15,13 +15,16 @@ const WORDS: &[&str] = &[
     "pending",
     "record",
     "registry",
+    "selector",
     "tenant",
     "timestamp",
     "topic",
 ];
 const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
+    "alert",
     "bus",
+    "dead_letter_topic",
     "immediate",
     "inbox",
     "outbox",
@@ -44,6 +47,9 @@ const SHARED: &[&str] = &[
 /// The crates that talk to a database or a bus.
 const DRIVERS: &[&str] = &[
     "async_nats",
+    "hyper",
+    "hyper_rustls",
+    "hyper_util",
     "lapin",
     "libsqlite3_sys",
     "rdkafka",
