@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-#[cfg(feature = "http")]
-use bento_outbox::Topic;
 use bento_outbox::publishers::{FilePublisher, NullPublisher, StdoutPublisher};
-use bento_outbox::{DeadLetterTopic, Destination, Error, MessageBus, Publisher, Store};
+use bento_outbox::{
+    CloudEvents, DeadLetterTopic, Destination, Error, MessageBus, Publisher, Store, Topic,
+};
+use url::Url;
 
 use crate::failure::{Failure, Result};
 use crate::settings::{self, Settings};
@@ -155,11 +156,6 @@ pub(crate) fn dead_letter_topic(
 pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc<dyn Publisher>> {
     let url = bus.url;
     let refuse = |what: &str| bus.refuse(what);
-    let not_yet = |bus: &str| {
-        Err(refuse(&format!(
-            "names {bus}, which is not supported by this version yet"
-        )))
-    };
     match settings::scheme(url).unwrap_or_default() {
         "stdout" if url == "stdout:" => Ok(Arc::new(StdoutPublisher::new(
             settings.cloud_events.clone(),
@@ -189,7 +185,11 @@ pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc
         #[cfg(not(feature = "nats"))]
         "nats" | "tls" => Err(refuse("needs a program built with `--features nats`")),
         #[cfg(feature = "rabbitmq")]
-        "amqp" | "amqps" => remote(settings, bus, bento_outbox::publishers::RabbitMqPublisher::new),
+        "amqp" | "amqps" => remote(
+            settings,
+            bus,
+            bento_outbox::publishers::RabbitMqPublisher::new,
+        ),
         #[cfg(not(feature = "rabbitmq"))]
         "amqp" | "amqps" => Err(refuse("needs a program built with `--features rabbitmq`")),
         #[cfg(feature = "redis")]
@@ -215,8 +215,6 @@ pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc
             .map(|bus| Arc::new(bus) as Arc<dyn Publisher>),
         #[cfg(not(feature = "http"))]
         "http" | "https" => Err(refuse("needs a program built with `--features http`")),
-        "kafka" => not_yet("Kafka"),
-        "http" | "https" => not_yet("a webhook"),
         other => Err(refuse(&format!(
             "begins with {other:?}, which is none of stdout, file, null, nats, kafka, amqp, redis, http"
         ))),

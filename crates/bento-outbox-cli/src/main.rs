@@ -28,7 +28,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
-use crate::commands::{append, completions, config, dead, doctor, migrate, run, status};
+use crate::commands::{append, bench, completions, config, dead, doctor, migrate, run, status};
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
 
@@ -69,6 +69,7 @@ enum Command {
     Status(status::Status),
     Dead(dead::Dead),
     Doctor(doctor::Doctor),
+    Bench(bench::Bench),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -103,6 +104,7 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Status(command) => finish(command.run(settings()?)),
         Command::Dead(command) => finish(command.run(settings()?)),
         Command::Doctor(command) => finish(command.run(settings()?)),
+        Command::Bench(command) => finish(command.run(settings()?)),
         Command::Config(command) => command.run(&settings()?),
         Command::Completions(command) => command.run(&mut Cli::command()),
     }

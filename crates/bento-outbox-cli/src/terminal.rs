@@ -182,6 +182,13 @@ pub(crate) fn spinner(what: &'static str) -> ProgressBar {
     spinner
 }
 
+/// A spinner on standard error for one step after the other; it is not there in a pipe.
+pub(crate) fn steps() -> ProgressBar {
+    let spinner = styled(ProgressBar::new_spinner(), "{spinner} {msg}");
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
 fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
     let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
         let _ = write!(text, "{:.0}/s", state.per_sec());

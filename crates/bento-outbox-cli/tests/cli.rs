@@ -6,6 +6,7 @@
 )]
 
 mod admin;
+mod bench;
 mod checkup;
 mod dead;
 mod place;

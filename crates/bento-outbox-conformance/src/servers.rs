@@ -10,14 +10,14 @@
 //! Everything here panics with a full sentence where it cannot do its work, because a test that
 //! silently runs without its server proves nothing.
 
+mod account;
 mod bucket;
 pub mod kafka;
-mod account;
 pub mod mariadb;
 pub mod nats;
 pub mod postgres;
-pub mod receiver;
 pub mod rabbitmq;
+pub mod receiver;
 pub mod redis;
 mod workshop;
 
@@ -37,8 +37,8 @@ pub use kafka::{KafkaServer, shared_kafka};
 pub use mariadb::{MariaDbDatabase, MariaDbServer, shared_mariadb};
 pub use nats::{NatsServer, shared_nats};
 pub use postgres::{Database, PostgresServer, shared_postgres};
-pub use receiver::ReceiverServer;
 pub use rabbitmq::{RabbitMqServer, shared_rabbitmq};
+pub use receiver::ReceiverServer;
 pub use redis::{RedisServer, shared_redis};
 pub use rustix::process::Signal;
 

@@ -33,6 +33,8 @@ use super::bus::envelope;
 bus_suite!(kafka, fresh_kafka, KAFKA);
 
 const KAFKA: Capabilities = Capabilities {
+    keeps_batch_order: true,
+    lowers_header_names: false,
     keeps: true,
     carries_bodies: true,
     drops_repetitions: false,

@@ -34,6 +34,8 @@ use super::bus::envelope;
 bus_suite!(rabbitmq, fresh_rabbitmq, RABBITMQ);
 
 pub(crate) const RABBITMQ: Capabilities = Capabilities {
+    keeps_batch_order: true,
+    lowers_header_names: false,
     keeps: true,
     carries_bodies: true,
     drops_repetitions: false,

@@ -23,6 +23,8 @@ use super::bus::envelope;
 bus_suite!(redis, fresh_redis, REDIS);
 
 pub(crate) const REDIS: Capabilities = Capabilities {
+    keeps_batch_order: true,
+    lowers_header_names: false,
     keeps: true,
     carries_bodies: true,
     drops_repetitions: false,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod bench;
 mod bus;
 mod bus_http;
 mod bus_kafka;
@@ -14,9 +15,9 @@ mod chaos;
 mod commits;
 mod faults;
 mod flights;
+mod flights_brokers;
 mod flights_http;
 mod floor;
-mod flights_brokers;
 mod gullible;
 mod handlers;
 mod migrations;
@@ -28,5 +29,5 @@ mod routes;
 mod servers;
 mod store;
 mod table;
-mod webhooks;
 mod tls;
+mod webhooks;

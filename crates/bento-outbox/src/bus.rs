@@ -205,6 +205,14 @@ impl Publisher for MessageBus {
         Ok(())
     }
 
+    async fn caveats(&self) -> Vec<String> {
+        let mut caveats = Vec::new();
+        for place in &self.places {
+            caveats.extend(place.destination.publisher.caveats().await);
+        }
+        caveats
+    }
+
     fn payload_bytes_max(&self, event: &Event) -> Option<usize> {
         let tenant = event.tenant.clone().unwrap_or_default();
         let place = &self.places[self.route(&event.event_type, &tenant)];

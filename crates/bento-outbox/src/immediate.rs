@@ -262,9 +262,13 @@ impl Shared {
                 class: RejectionClass::Permanent,
                 ..
             }) => Judgement::Relay(Verdict::HandOver),
+            // One of several buses that asks to wait leaves the others alone.
             Outcome::Rejected(Rejection {
-                class:
-                    RejectionClass::Unreachable | RejectionClass::Config | RejectionClass::Throttled(_),
+                class: RejectionClass::Throttled(_),
+                ..
+            }) => Judgement::Relay(Verdict::HandOver),
+            Outcome::Rejected(Rejection {
+                class: RejectionClass::Unreachable | RejectionClass::Config,
                 ..
             }) => {
                 self.bus_is_away();

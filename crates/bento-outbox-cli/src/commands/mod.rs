@@ -1,6 +1,7 @@
 //! The commands: one each.
 
 pub(crate) mod append;
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dead;

@@ -95,6 +95,17 @@ impl Place {
     }
 
     pub(crate) fn sql(&self, statement: &'static str) {
+        self.on_database(async |pool| {
+            sqlx::query(statement).execute(&pool).await.unwrap();
+        });
+    }
+
+    /// The text that a query answers.
+    pub(crate) fn text(&self, query: &'static str) -> String {
+        self.on_database(async |pool| sqlx::query_scalar(query).fetch_one(&pool).await.unwrap())
+    }
+
+    fn on_database<T>(&self, work: impl AsyncFnOnce(sqlx::SqlitePool) -> T) -> T {
         let url = format!("sqlite://{}", self.path().join("outbox.db").display());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -102,9 +113,10 @@ impl Place {
             .unwrap();
         runtime.block_on(async {
             let pool = sqlx::SqlitePool::connect(&url).await.unwrap();
-            sqlx::query(statement).execute(&pool).await.unwrap();
+            let done = work(pool.clone()).await;
             pool.close().await;
-        });
+            done
+        })
     }
 }
 

@@ -269,7 +269,7 @@ impl NatsPublisher {
             Ok(ack) if self.expects(&ack.stream) => return Outcome::Acked,
             Ok(ack) => {
                 let reason = format!("subject {subject} went to another stream, {}", ack.stream);
-                return misconfigured(reason).into();
+                return Outcome::rejected(Blocked, reason);
             }
             Err(error) => error,
         };

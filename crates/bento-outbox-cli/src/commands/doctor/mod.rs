@@ -300,10 +300,9 @@ async fn check_bus(
                 findings.add("bus", State::Note, found, advice);
             }
         }
-        (Ok(()), _) => findings.add("bus", State::Ok, format!("{url} answers"), ""),
         (Ok(()), _) => {
             findings.add("bus", State::Ok, format!("{url} answers"), "");
-            for caveat in bus.caveats().await {
+            for caveat in publisher.caveats().await {
                 let (found, advice) = caveat.split_once("; ").unwrap_or((&caveat, ""));
                 findings.add("bus", State::Warning, found.into(), advice);
             }

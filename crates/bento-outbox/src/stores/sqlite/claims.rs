@@ -61,11 +61,18 @@ const OURS: &str = "(?6 is null or o.tenant_id in (select value from json_each(?
 const HELD: &str = "(?4 or o.partition in (select value from json_each(?5)))";
 
 pub(super) async fn claim(store: &SqliteStore, claim: &Claim<'_>) -> Result<Claimed> {
-    let rows = if claim.leases.is_empty() {
-        Vec::new()
-    } else {
-        read(store, claim).await?
-    };
+    let mut rows = Vec::new();
+    if !claim.leases.is_empty() {
+        let is_fresh = store.backlog.is_fresh();
+        if !is_fresh {
+            list_tenants(store).await?;
+        }
+        rows = read(store, claim).await?;
+        if rows.is_empty() && is_fresh {
+            list_tenants(store).await?;
+            rows = read(store, claim).await?;
+        }
+    }
     let (mut records, unreadable) = readable(&rows)?;
     if !unreadable.is_empty() {
         // It would be claimed for ever and hold everything up.
@@ -102,7 +109,6 @@ pub(super) async fn claim(store: &SqliteStore, claim: &Claim<'_>) -> Result<Clai
 
 async fn read(store: &SqliteStore, claim: &Claim<'_>) -> Result<Vec<SqliteRow>> {
     let table = store.table();
-    list_tenants(store).await?;
     let tenants = store.backlog.turn(claim.relay, tenants_max(claim.limit));
     let statement = format!(
         "{CLOCK}, waiting as materialized (
