@@ -166,6 +166,21 @@ async fn ctrl_c_ends_a_held_snapshot_too_and_drops_the_tables() {
 }
 
 #[tokio::test]
+async fn a_database_without_an_outbox_will_do() {
+    let database = shared_postgres().database().await;
+    let mut command = program(database.url());
+    command
+        .args(["bench", "--bus-url", "null:", "--only", "latency"])
+        .args(SMALL);
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let pool = PgPool::connect(database.url()).await.unwrap();
+    let left = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
+    let left: i64 = sqlx::query_scalar(left).fetch_one(&pool).await.unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
 async fn a_schema_that_is_not_there_is_not_made() {
     let shop = Shop::open().await;
     let mut command = program(&shop.url);

@@ -210,6 +210,25 @@ fn a_part_of_it_is_measured_where_only_that_is_asked_for() {
 }
 
 #[test]
+fn a_database_without_an_outbox_will_do() {
+    let place = Place::new();
+    fs::write(place.path().join("empty.db"), "").unwrap();
+    let more = [
+        "--only",
+        "latency",
+        "--bus-url",
+        "null:",
+        "--database-url",
+        "sqlite://empty.db",
+    ];
+    let ran = place.run(&arguments(&SMALL, &more)).succeeded();
+    assert!(ran.stdout.contains("commit to acknowledged"), "{ran:?}");
+    place
+        .run(&["status", "--database-url", "sqlite://empty.db"])
+        .failed(1, "run `bento-outbox migrate`");
+}
+
+#[test]
 fn ctrl_c_ends_it_and_drops_its_tables() {
     let place = place();
     let before = everything(&place);

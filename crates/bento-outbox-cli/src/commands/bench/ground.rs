@@ -47,6 +47,8 @@ pub(super) trait Ground: TransactionalStore {
 /// The SQL in which databases differ. `{schema}`, `{name}`, `{prefix}`, `{table}` and `{orders}` are
 /// filled in.
 pub(super) struct Sql {
+    /// The server's name and version.
+    pub(super) server: &'static str,
     /// A table's full name.
     pub(super) full_name: &'static str,
     /// How many schemas there are of that name.
@@ -167,6 +169,7 @@ type PostgresRecord = (
 
 #[cfg(feature = "postgres")]
 ground!(PostgresStore, sqlx::PgConnection, begin: "begin", record: PostgresRecord, sql: Sql {
+    server: "select split_part(version(), ' on ', 1)",
     full_name: "\"{schema}\".\"{name}\"",
     schemas: "select count(*) from pg_namespace where nspname = '{schema}'",
     views: "select relname::text from pg_class where relnamespace = '\"{schema}\"'::regnamespace
@@ -205,6 +208,7 @@ type SqliteRecord = (
 
 #[cfg(feature = "sqlite")]
 ground!(SqliteStore, sqlx::SqliteConnection, begin: "begin immediate", record: SqliteRecord, sql: Sql {
+    server: "select 'SQLite ' || sqlite_version()",
     full_name: "\"{name}\"",
     schemas: "select 1",
     views: "select name from sqlite_schema where type = 'view' and substr(name, 1, length('{prefix}')) = '{prefix}'",

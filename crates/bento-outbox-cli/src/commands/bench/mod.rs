@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bento_outbox::{ProjectorSettings, Publisher as _};
+use bento_outbox::{ErrorKind, ProjectorSettings, Publisher as _};
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -150,6 +150,12 @@ impl Bench {
         mut settings: Settings,
         stop: &Stop,
     ) -> Result<ExitCode> {
+        // The database must be there and sound, the user's own tables need not.
+        if let Err(error) = store.check().await
+            && error.kind() != ErrorKind::Schema
+        {
+            return Err(error.into());
+        }
         let own = OwnTables::named(store.clone(), settings.tables.schema()).await?;
         let urls = [&settings.database_url, &settings.bus_url].map(|url| settings::masked(url));
         // One bus is measured, whatever goes elsewhere.
@@ -164,7 +170,7 @@ impl Bench {
         let mut report = Report {
             version: env!("CARGO_PKG_VERSION"),
             database,
-            server: store.inspect().await?.server,
+            server: store.texts(S::SQL.server.into()).await?.pop(),
             bus: bus_url,
             machine: Machine::of_this_run(),
             sizes: self.sizes(),
