@@ -97,6 +97,7 @@
 //! | `postgres` | [`stores`]`::PostgresStore`, on sqlx |
 //! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
 //! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
+//! | `opentelemetry` | the current span's trace context in each event, by tracing-opentelemetry 0.34 |
 //!
 //! Always there: [`stores::MemoryStore`], and the [`publishers`] for memory, standard output, a file
 //! and nowhere. Your own statements run on sqlx 0.9.
@@ -111,6 +112,7 @@
 //!   which has the cases it must pass.
 
 mod aggregate;
+mod causality;
 mod cloud_event;
 mod error;
 mod event;
@@ -120,17 +122,35 @@ mod pending;
 mod projector;
 mod publisher;
 mod record;
+mod registry;
 mod retry;
 mod store;
 mod tenant;
 mod timestamp;
 mod topic;
+#[cfg(feature = "opentelemetry")]
+mod trace_context;
 mod unit_of_work;
+
+/// Without OpenTelemetry no span is active.
+#[cfg(not(feature = "opentelemetry"))]
+mod trace_context {
+    pub(crate) struct TraceContext {
+        pub(crate) traceparent: String,
+        pub(crate) tracestate: Option<String>,
+    }
+
+    pub(crate) fn current() -> Option<TraceContext> {
+        None
+    }
+}
 
 pub mod publishers;
 pub mod stores;
+pub mod testing;
 
 pub use aggregate::AggregateRoot;
+pub use causality::{Cause, handling};
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
@@ -140,6 +160,7 @@ pub use pending::{InUnitOfWork, raise};
 pub use projector::{Batch, Projector, ProjectorSettings};
 pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
+pub use registry::{Decoded, Encoded, EventRegistry, EventType, SchemaValidator};
 pub use retry::RetrySettings;
 pub use store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,

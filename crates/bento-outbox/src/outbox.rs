@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::causality;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::immediate::{Immediate, ImmediateSettings};
 use crate::pending::{self, Scope};
 use crate::publisher::Publisher;
+use crate::registry::{Door, EventRegistry};
 use crate::store::{Appended, Isolation, Store, TransactionalStore};
 use crate::tenant::Tenant;
 use crate::unit_of_work::UnitOfWork;
@@ -23,6 +25,7 @@ pub struct Outbox<S> {
     no_tenant: Option<String>,
     isolation: Option<Isolation>,
     immediate: Option<Immediate>,
+    door: Door,
 }
 
 impl<S: TransactionalStore> Outbox<S> {
@@ -35,6 +38,7 @@ impl<S: TransactionalStore> Outbox<S> {
             no_tenant: None,
             isolation: None,
             immediate: None,
+            door: Door::default(),
         }
     }
 
@@ -82,6 +86,29 @@ impl<S: TransactionalStore> Outbox<S> {
         let store: Arc<dyn Store> = Arc::new(self.store.clone());
         Self {
             immediate: Some(Immediate::new(store, publisher, settings)),
+            ..self.clone()
+        }
+    }
+
+    /// The same outbox, which writes the `$id` of each event's schema into its row, as far as
+    /// `registry` has the schema and the event does not name one.
+    #[must_use]
+    pub fn describe_with(&self, registry: &EventRegistry) -> Self {
+        Self {
+            door: Door::of(registry, false),
+            ..self.clone()
+        }
+    }
+
+    /// As [`describe_with`](Self::describe_with), and refuses each event that `registry` could not
+    /// read back: of a type or version that it does not know, or with a payload that is not what
+    /// these say. Refused where it is raised or appended, before anything is written, by an
+    /// [`InvalidEvent`](ErrorKind::InvalidEvent) that names the path. A registry that enforces its
+    /// schemas holds the payload to them too.
+    #[must_use]
+    pub fn check_with(&self, registry: &EventRegistry) -> Self {
+        Self {
+            door: Door::of(registry, true),
             ..self.clone()
         }
     }
@@ -170,7 +197,11 @@ impl<S: TransactionalStore> Outbox<S> {
                  savepoint in it, or tokio::spawn for one of its own",
             ));
         }
-        let scope = Scope::new(self.id, self.the_tenant()?.cloned().unwrap_or_default());
+        let scope = Scope::new(
+            self.id,
+            self.the_tenant()?.cloned().unwrap_or_default(),
+            self.door.clone(),
+        );
         UnitOfWork::begin(
             self.store.clone(),
             scope,
@@ -196,9 +227,11 @@ impl<S: TransactionalStore> Outbox<S> {
         events: impl IntoIterator<Item = Event>,
     ) -> Result<Appended> {
         let own = self.the_tenant()?;
-        let events: Vec<Event> = events.into_iter().collect();
-        for event in &events {
+        let mut events: Vec<Event> = events.into_iter().collect();
+        for event in &mut events {
             event.check()?;
+            causality::tell(&mut event.headers, None)?;
+            self.door.admit(event)?;
             if let (Some(own), Some(other)) = (own, &event.tenant)
                 && own != other
             {

@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use crate::causality::{self, Cause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::registry::Door;
 use crate::tenant::Tenant;
 
 tokio::task_local! {
@@ -75,6 +77,9 @@ struct PendingEvents {
     /// The outbox that the unit of work belongs to.
     outbox: Uuid,
     tenant: Tenant,
+    door: Door,
+    /// The message in whose handling the unit of work was begun.
+    cause: Option<Cause>,
     state: Mutex<State>,
 }
 
@@ -88,8 +93,8 @@ struct State {
 }
 
 impl Scope {
-    /// A new unit of work without events.
-    pub(crate) fn new(outbox: Uuid, tenant: Tenant) -> Self {
+    /// A new unit of work without events. It remembers the message that is handled here.
+    pub(crate) fn new(outbox: Uuid, tenant: Tenant, door: Door) -> Self {
         let state = State {
             open: vec![0],
             ..State::default()
@@ -98,6 +103,8 @@ impl Scope {
             pending: Arc::new(PendingEvents {
                 outbox,
                 tenant,
+                door,
+                cause: Cause::current(),
                 state: Mutex::new(state),
             }),
             level: 0,
@@ -124,6 +131,8 @@ impl Scope {
 
     pub(crate) fn raise(&self, mut event: Event) -> Result<()> {
         event.check()?;
+        causality::tell(&mut event.headers, self.pending.cause.as_ref())?;
+        self.pending.door.admit(&mut event)?;
         let tenant = event.tenant.get_or_insert_with(|| self.tenant().clone());
         if tenant != self.tenant() {
             return Err(Error::new(
@@ -163,6 +172,15 @@ impl Scope {
             },
             parent: self.level,
         }
+    }
+
+    /// What was raised and not undone until now.
+    pub(crate) fn raised(&self) -> Vec<Event> {
+        self.state()
+            .events
+            .iter()
+            .map(|(_, event)| event.clone())
+            .collect()
     }
 
     /// Ends the unit of work: hands out its events and takes no more.
@@ -231,7 +249,7 @@ mod tests {
     }
 
     fn scope() -> Scope {
-        Scope::new(Uuid::now_v7(), Tenant::default())
+        Scope::new(Uuid::now_v7(), Tenant::default(), Door::default())
     }
 
     fn names(scope: &Scope) -> Vec<String> {
@@ -285,7 +303,7 @@ mod tests {
 
     #[test]
     fn an_event_of_another_tenant_is_refused() {
-        let scope = Scope::new(Uuid::now_v7(), "acme".parse().unwrap());
+        let scope = Scope::new(Uuid::now_v7(), "acme".parse().unwrap(), Door::default());
         let foreign = Event {
             tenant: Some("other".parse().unwrap()),
             ..event("a")

@@ -8,6 +8,7 @@ use super::source::{line_of, words};
 /// The layers, from the bottom. The modules of the first three are files in `src`, or folders of that name.
 const WORDS: &[&str] = &[
     "aggregate",
+    "causality",
     "cloud_event",
     "dead_letter",
     "error",
@@ -18,6 +19,7 @@ const WORDS: &[&str] = &[
     "tenant",
     "timestamp",
     "topic",
+    "trace_context",
 ];
 const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
@@ -28,6 +30,7 @@ const PARTS: &[&str] = &[
     "projector",
     "retry",
     "telemetry",
+    "testing",
     "unit_of_work",
 ];
 /// Every file or folder in these is an adapter and knows no other one.
