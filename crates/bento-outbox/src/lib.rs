@@ -97,6 +97,8 @@
 //! | `postgres` | [`stores`]`::PostgresStore`, on sqlx |
 //! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
 //! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
+//! | `schema` | JSON Schemas from Rust types, by schemars 1: `EventType::described` |
+//! | `validation` | payloads held to their JSON Schemas at the door: `EventRegistry::enforcing_schemas` |
 //! | `opentelemetry` | the current span's trace context in each event, by tracing-opentelemetry 0.34 |
 //!
 //! Always there: [`stores::MemoryStore`], and the [`publishers`] for memory, standard output, a file
@@ -112,8 +114,10 @@
 //!   which has the cases it must pass.
 
 mod aggregate;
+mod asyncapi;
 mod causality;
 mod cloud_event;
+mod compatibility;
 mod error;
 mod event;
 mod immediate;
@@ -124,6 +128,9 @@ mod publisher;
 mod record;
 mod registry;
 mod retry;
+#[cfg(feature = "schema")]
+mod schema;
+mod schema_files;
 mod store;
 mod tenant;
 mod timestamp;
@@ -131,6 +138,8 @@ mod topic;
 #[cfg(feature = "opentelemetry")]
 mod trace_context;
 mod unit_of_work;
+#[cfg(feature = "validation")]
+mod validation;
 
 /// Without OpenTelemetry no span is active.
 #[cfg(not(feature = "opentelemetry"))]
@@ -150,8 +159,12 @@ pub mod stores;
 pub mod testing;
 
 pub use aggregate::AggregateRoot;
+pub use asyncapi::AsyncApi;
 pub use causality::{Cause, handling};
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
+pub use compatibility::{
+    BrokenSide, CompatibilityMode, SchemaBreak, schema_breaks, schema_breaks_at,
+};
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
 pub use immediate::ImmediateSettings;
@@ -162,6 +175,7 @@ pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
 pub use registry::{Decoded, Encoded, EventRegistry, EventType, SchemaValidator};
 pub use retry::RetrySettings;
+pub use schema_files::SchemaFiles;
 pub use store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
     LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantStatus,

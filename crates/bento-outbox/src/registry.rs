@@ -1,5 +1,6 @@
 //! The event types that a program knows: what is recorded becomes the concrete type again.
 
+mod closing;
 mod door;
 mod event_type;
 mod fields;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::closing;
 use super::reading::{Misfit, read};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DomainEvent, Event, Payload};
@@ -147,7 +148,8 @@ impl EventType {
     }
 
     /// The JSON Schema (draft 2020-12) of a version, written by hand or kept from when that version
-    /// was the newest.
+    /// was the newest. Where it names fields and is silent about others, it takes no others, unless the
+    /// type is [`taking_unknown_fields`](Self::taking_unknown_fields).
     #[must_use]
     pub fn with_schema(mut self, version: u32, schema: Value) -> Self {
         if self
@@ -191,6 +193,13 @@ impl EventType {
     pub(super) fn finish(&mut self, schema_base: &str) -> Result<()> {
         self.check().map_err(|what| self.refused(&what))?;
         for (version, schema) in &mut self.schemas {
+            if let Some(schema) = schema
+                .schema
+                .as_mut()
+                .filter(|_| !self.takes_unknown_fields)
+            {
+                closing::close(schema);
+            }
             let Some(Value::Object(members)) = &mut schema.schema else {
                 continue;
             };
@@ -345,7 +354,7 @@ impl EventType {
         self.fault.get_or_insert(fault);
     }
 
-    fn must_be_same_type<E: DomainEvent>(&mut self) {
+    pub(crate) fn must_be_same_type<E: DomainEvent>(&mut self) {
         if E::TYPE != self.name {
             self.blame(format!("it has an upcaster of type {}", E::TYPE));
         }

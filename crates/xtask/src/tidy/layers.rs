@@ -8,18 +8,22 @@ use super::source::{line_of, words};
 /// The layers, from the bottom. The modules of the first three are files in `src`, or folders of that name.
 const WORDS: &[&str] = &[
     "aggregate",
+    "asyncapi",
     "causality",
     "cloud_event",
+    "compatibility",
     "dead_letter",
     "error",
     "event",
     "pending",
     "record",
     "registry",
+    "schema",
     "tenant",
     "timestamp",
     "topic",
     "trace_context",
+    "validation",
 ];
 const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
@@ -29,6 +33,7 @@ const PARTS: &[&str] = &[
     "outbox",
     "projector",
     "retry",
+    "schema_files",
     "telemetry",
     "testing",
     "unit_of_work",

@@ -1,0 +1,508 @@
+//! The promise: where nothing breaks, whatever is written by one schema is valid under the other.
+//! Schemas are made and changed at random, documents are written by them, and another crate judges.
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::{Map, Value, json};
+
+use super::*;
+
+/// Pairs of schemas that are compared.
+const PAIRS: u64 = 3_000;
+
+/// Documents that are written for each pair that is said to be compatible.
+const DOCUMENTS: u32 = 40;
+
+#[test]
+fn what_is_compatible_is_read_and_a_schema_is_compatible_with_itself() {
+    let (mut compatible, mut judged, mut broken_by_a_document) = (0, 0, 0);
+    for seed in 0..PAIRS {
+        let mut random = StdRng::seed_from_u64(seed);
+        let old = Maker {
+            random: &mut random,
+        }
+        .document();
+        let mut new = old.clone();
+        for _ in 0..random.random_range(1..=3) {
+            Maker {
+                random: &mut random,
+            }
+            .change(&mut new);
+        }
+        let itself = schema_breaks(&old, &old, CompatibilityMode::Full);
+        assert_eq!(itself, [], "seed {seed}: {old}");
+        for (old, new) in [(&old, &new), (&new, &old)] {
+            let (Ok(by_old), Ok(by_new)) = (
+                jsonschema::validator_for(old),
+                jsonschema::validator_for(new),
+            ) else {
+                continue;
+            };
+            let breaks = schema_breaks(old, new, CompatibilityMode::Backward);
+            let mut writer = Writer {
+                root: old,
+                random: &mut random,
+            };
+            let documents = (0..DOCUMENTS).map(|_| writer.value(&[old], 0));
+            let documents: Vec<Value> = documents
+                .filter(|document| by_old.is_valid(document))
+                .collect();
+            let unread = documents.iter().find(|document| !by_new.is_valid(document));
+            if breaks.is_empty() {
+                compatible += u32::from(old != new);
+                judged += documents.len();
+                assert_eq!(unread, None, "seed {seed}\nold {old}\nnew {new}");
+            } else {
+                broken_by_a_document += u32::from(unread.is_some());
+            }
+        }
+    }
+    // That the test looks at something: real changes of both sorts, and documents.
+    println!(
+        "{compatible} changes compatible, by {judged} documents; {broken_by_a_document} breaks seen"
+    );
+    assert!(compatible > 3_000 && judged > 60_000 && broken_by_a_document > 1_000);
+}
+
+/// Makes schemas.
+struct Maker<'r> {
+    random: &'r mut StdRng,
+}
+
+const NAMES: [&str; 4] = ["a", "b", "c", "t"];
+const WORDS: [&str; 4] = ["x", "y", "zz", ""];
+
+impl Maker<'_> {
+    fn one_in(&mut self, times: u32) -> bool {
+        self.random.random_ratio(1, times)
+    }
+
+    fn pick<T: Clone>(&mut self, list: &[T]) -> T {
+        list.choose(self.random).unwrap().clone()
+    }
+
+    fn document(&mut self) -> Value {
+        let mut schema = self.schema(3);
+        if let Value::Object(keywords) = &mut schema {
+            keywords.insert(
+                "$defs".into(),
+                json!({"D": self.schema(2), "E": self.schema(1)}),
+            );
+        }
+        schema
+    }
+
+    fn schema(&mut self, depth: u32) -> Value {
+        let kind = self.random.random_range(0..if depth == 0 { 7 } else { 17 });
+        match kind {
+            0 => self.number(),
+            1 => self.string(),
+            2 => json!({"type": "boolean"}),
+            3 => json!({"type": [self.pick(&["string", "integer", "object"]), "null"]}),
+            4 => json!({"enum": [self.scalar(), self.scalar(), self.scalar()]}),
+            5 => json!({"const": self.scalar()}),
+            6 => {
+                let odd = [
+                    json!({}),
+                    json!(true),
+                    json!(false),
+                    json!({"type": "null"}),
+                    json!({"const": {"a": 1}}),
+                ];
+                self.pick(&odd)
+            }
+            7..=10 => self.object(depth),
+            11 | 15 => self.array(depth),
+            12 => {
+                let branches = self.schemas(depth);
+                let mut schema = if self.one_in(3) {
+                    self.object(depth - 1)
+                } else {
+                    json!({})
+                };
+                schema[self.pick(&["anyOf", "oneOf"])] = branches;
+                schema
+            }
+            13 => {
+                let mut schema = if self.one_in(2) {
+                    self.object(depth - 1)
+                } else {
+                    json!({})
+                };
+                schema["allOf"] = self.schemas(depth);
+                schema
+            }
+            14 => {
+                let mut schema = if self.one_in(3) {
+                    self.object(depth - 1)
+                } else {
+                    json!({})
+                };
+                schema["$ref"] = self.pick(&["#/$defs/D", "#/$defs/E", "#"]).into();
+                schema
+            }
+            _ => self.tagged(depth),
+        }
+    }
+
+    fn schemas(&mut self, depth: u32) -> Value {
+        let count = self.random.random_range(1..=3);
+        (0..count).map(|_| self.schema(depth - 1)).collect()
+    }
+
+    /// As enums with a tag are described.
+    fn tagged(&mut self, depth: u32) -> Value {
+        let count = self.random.random_range(1..=3);
+        let branch = |at: usize, maker: &mut Self| {
+            let mut branch = maker.object(depth - 1);
+            branch["properties"]["t"] = json!({"const": WORDS[at]});
+            branch["required"] = json!(["t"]);
+            branch
+        };
+        let branches: Vec<Value> = (0..count).map(|at| branch(at, self)).collect();
+        json!({"oneOf": branches})
+    }
+
+    fn number(&mut self) -> Value {
+        let mut schema = json!({"type": self.pick(&["integer", "number"])});
+        for keyword in [
+            "minimum",
+            "maximum",
+            "exclusiveMinimum",
+            "exclusiveMaximum",
+            "multipleOf",
+        ] {
+            if self.one_in(4) {
+                let limits = [
+                    json!(-2),
+                    json!(0),
+                    json!(1),
+                    json!(1.5),
+                    json!(2),
+                    json!(3.0),
+                    json!(4),
+                ];
+                schema[keyword] = if keyword == "multipleOf" {
+                    self.pick(&[json!(1), json!(2), json!(4)])
+                } else {
+                    self.pick(&limits)
+                };
+            }
+        }
+        schema
+    }
+
+    fn string(&mut self) -> Value {
+        let mut schema = json!({"type": "string"});
+        for keyword in ["minLength", "maxLength"] {
+            if self.one_in(3) {
+                schema[keyword] = self.random.random_range(0..4).into();
+            }
+        }
+        if self.one_in(5) {
+            schema["pattern"] = self.pick(&["^x", "y"]).into();
+        }
+        schema
+    }
+
+    fn scalar(&mut self) -> Value {
+        let scalars = [
+            json!(null),
+            json!(true),
+            json!(false),
+            json!(0),
+            json!(1),
+            json!(1.0),
+            json!(2.5),
+            json!("x"),
+            json!("y"),
+            json!("zz"),
+        ];
+        self.pick(&scalars)
+    }
+
+    fn object(&mut self, depth: u32) -> Value {
+        let below = depth.saturating_sub(1);
+        let mut schema = json!({});
+        if !self.one_in(6) {
+            schema["type"] = "object".into();
+        }
+        let mut properties = Map::new();
+        for name in NAMES {
+            if self.one_in(2) {
+                properties.insert(name.into(), self.schema(below));
+            }
+        }
+        schema["properties"] = properties.into();
+        let required: Vec<&str> = NAMES.into_iter().filter(|_| self.one_in(4)).collect();
+        schema["required"] = required.into();
+        match self.random.random_range(0..8) {
+            0 | 1 => schema["additionalProperties"] = false.into(),
+            2 => schema["additionalProperties"] = self.schema(below),
+            3 => {
+                schema["unevaluatedProperties"] =
+                    self.pick(&[json!(false), json!(true), json!({"type": "string"})])
+            }
+            _ => {}
+        }
+        match self.random.random_range(0..16) {
+            0 | 6 | 7 => schema["patternProperties"] = json!({"^x": self.schema(0)}),
+            1 => schema["minProperties"] = self.random.random_range(0..3).into(),
+            2 => schema["maxProperties"] = self.random.random_range(1..4).into(),
+            3 => schema["propertyNames"] = json!({"maxLength": self.random.random_range(0..3)}),
+            4 => schema["not"] = self.schema(0),
+            5 => {
+                schema["if"] = json!({"properties": {"a": self.schema(0)}});
+                schema["then"] = json!({"properties": {"b": self.schema(0)}});
+            }
+            _ => {}
+        }
+        schema
+    }
+
+    fn array(&mut self, depth: u32) -> Value {
+        let mut schema = json!({"type": "array"});
+        if !self.one_in(4) {
+            schema["items"] = self.schema(depth - 1);
+        }
+        if self.one_in(3) {
+            schema["prefixItems"] = self.schemas(depth);
+        }
+        for keyword in ["minItems", "maxItems"] {
+            if self.one_in(4) {
+                schema[keyword] = self.random.random_range(0..3).into();
+            }
+        }
+        if self.one_in(2) {
+            schema["uniqueItems"] = self.pick(&[true, false]).into();
+        }
+        schema
+    }
+
+    /// Changes one thing, somewhere.
+    fn change(&mut self, schema: &mut Value) {
+        let keywords = match schema {
+            Value::Object(keywords) if !keywords.is_empty() => keywords,
+            _ => {
+                *schema = self.schema(1);
+                return;
+            }
+        };
+        let names: Vec<String> = keywords.keys().cloned().collect();
+        let name = self.pick(&names);
+        match (&mut keywords[&name], self.random.random_range(0..10)) {
+            (_, 0) => {
+                let (with, other) = (self.schema(0), std::mem::take(schema));
+                let defs = other.get("$defs").cloned();
+                *schema = json!({self.pick(&["anyOf", "oneOf", "allOf"]): [other, with]});
+                schema["$defs"] = defs.unwrap_or_else(|| json!({}));
+            }
+            (Value::Object(members), 1) if name == "properties" => {
+                let name = self.pick(&NAMES);
+                members.insert(name.into(), self.schema(1));
+            }
+            (Value::Object(members), 2) if name == "properties" && !members.is_empty() => {
+                let names: Vec<String> = members.keys().cloned().collect();
+                members.remove(&self.pick(&names));
+            }
+            (Value::Object(members), _)
+                if ["properties", "$defs", "patternProperties"].contains(&name.as_str()) =>
+            {
+                let names: Vec<String> = members.keys().cloned().collect();
+                if let Some(name) = names.choose(self.random) {
+                    self.change(&mut members[name]);
+                }
+            }
+            (Value::Array(list), _)
+                if ["anyOf", "oneOf", "allOf", "prefixItems"].contains(&name.as_str()) =>
+            {
+                let at = self.random.random_range(0..list.len());
+                match self.random.random_range(0..4) {
+                    0 => list.push(self.schema(1)),
+                    1 if list.len() > 1 => drop(list.remove(at)),
+                    _ => self.change(&mut list[at]),
+                }
+            }
+            (Value::Array(list), _) if name == "required" => {
+                if list.is_empty() || self.one_in(2) {
+                    list.push(self.pick(&NAMES).into());
+                    list.dedup();
+                } else {
+                    list.pop();
+                }
+            }
+            (Value::Array(list), _) if name == "enum" => {
+                if list.len() > 1 && self.one_in(2) {
+                    list.pop();
+                } else {
+                    list.push(self.scalar());
+                }
+            }
+            (value, _) if ["items", "additionalProperties", "not"].contains(&name.as_str()) => {
+                self.change(value)
+            }
+            (Value::Number(number), 1..=6) if number.is_u64() => {
+                let up = number.as_u64().unwrap() + 1;
+                keywords.insert(name, up.into());
+            }
+            (Value::String(name), 1..=6) if name == "integer" => {
+                keywords.insert(
+                    "type".into(),
+                    self.pick(&[json!("number"), json!(["integer", "null"])]),
+                );
+            }
+            (_, 7) if name != "$defs" => drop(keywords.remove(&name)),
+            _ => {
+                keywords.insert(
+                    "additionalProperties".into(),
+                    self.pick(&[json!(false), json!(true)]),
+                );
+            }
+        }
+    }
+}
+
+/// Writes documents as a writer would: by one alternative, and with no field that it does not name.
+struct Writer<'a, 'r> {
+    root: &'a Value,
+    random: &'r mut StdRng,
+}
+
+impl<'a> Writer<'a, '_> {
+    fn value(&mut self, schemas: &[&'a Value], depth: u32) -> Value {
+        let mut parts = Vec::new();
+        for schema in schemas {
+            self.collect(schema, &mut parts);
+        }
+        let mut listed = Vec::new();
+        for part in &parts {
+            listed.extend(part.get("const"));
+            listed.extend(
+                part.get("enum")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten(),
+            );
+        }
+        if let Some(value) = listed.choose(self.random) {
+            return (*value).clone();
+        }
+        let said = parts.iter().find_map(|part| part.get("type"));
+        let types = match said {
+            Some(Value::Array(types)) => types.iter().filter_map(Value::as_str).collect(),
+            Some(Value::String(one)) => vec![one.as_str()],
+            _ => vec![
+                "null", "boolean", "integer", "number", "string", "array", "object", "object",
+            ],
+        };
+        match *types.choose(self.random).unwrap() {
+            "boolean" => self.random.random::<bool>().into(),
+            "integer" => self.random.random_range(-4..7).into(),
+            "number" => (f64::from(self.random.random_range(-8..14)) / 2.0).into(),
+            "string" => "xyzz"
+                .chars()
+                .take(self.random.random_range(0..5))
+                .collect::<String>()
+                .into(),
+            "array" => {
+                let count = if depth > 4 {
+                    0
+                } else {
+                    self.random.random_range(0..4)
+                };
+                (0..count)
+                    .map(|at| self.element(&parts, at, depth))
+                    .collect()
+            }
+            "object" => self.object(&parts, depth),
+            _ => Value::Null,
+        }
+    }
+
+    fn collect(&mut self, schema: &'a Value, parts: &mut Vec<&'a Map<String, Value>>) {
+        let Value::Object(keywords) = schema else {
+            return;
+        };
+        if parts.iter().any(|part| std::ptr::eq(*part, keywords)) {
+            return;
+        }
+        parts.push(keywords);
+        if let Some(reference) = keywords.get("$ref").and_then(Value::as_str) {
+            if let Some(target) = self.root.pointer(&reference[1..]) {
+                self.collect(target, parts);
+            }
+        }
+        for schema in keywords
+            .get("allOf")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            self.collect(schema, parts);
+        }
+        for choice in ["anyOf", "oneOf"] {
+            let branches = keywords.get(choice).and_then(Value::as_array);
+            if let Some(branch) = branches.and_then(|branches| branches.choose(self.random)) {
+                self.collect(branch, parts);
+            }
+        }
+        if let Some(then) = keywords.get("then") {
+            self.collect(then, parts);
+        }
+    }
+
+    fn element(&mut self, parts: &[&'a Map<String, Value>], at: usize, depth: u32) -> Value {
+        let said = |part: &&'a Map<String, Value>| {
+            let first = part.get("prefixItems").and_then(|list| list.get(at));
+            first.or_else(|| part.get("items"))
+        };
+        let schemas: Vec<&Value> = parts.iter().filter_map(said).collect();
+        self.value(&schemas, depth + 1)
+    }
+
+    fn object(&mut self, parts: &[&'a Map<String, Value>], depth: u32) -> Value {
+        let mut object = Map::new();
+        let open = ["additionalProperties", "unevaluatedProperties"].map(|keyword| {
+            parts
+                .iter()
+                .any(|part| part.get(keyword).is_some_and(|schema| schema != false))
+        });
+        let patterns = parts
+            .iter()
+            .any(|part| part.contains_key("patternProperties"));
+        let mut names: Vec<&str> = NAMES.to_vec();
+        names.extend(["x1", "z"]);
+        for name in names {
+            let named = parts.iter().any(|part| {
+                part.get("properties")
+                    .is_some_and(|properties| properties.get(name).is_some())
+            });
+            let required = parts.iter().any(|part| {
+                part.get("required")
+                    .and_then(Value::as_array)
+                    .is_some_and(|list| list.contains(&name.into()))
+            });
+            let may = named || open[0] || open[1] || (patterns && name == "x1");
+            let times = if named || required { 2 } else { 4 };
+            let wanted = depth < 4
+                && (self.random.random_ratio(1, times)
+                    || (required && self.random.random_ratio(5, 6)));
+            if may && wanted {
+                let said = |part: &&'a Map<String, Value>| {
+                    let own = part
+                        .get("properties")
+                        .and_then(|properties| properties.get(name));
+                    let pattern = part
+                        .get("patternProperties")
+                        .and_then(|patterns| patterns.get("^x"));
+                    own.or(pattern.filter(|_| name == "x1"))
+                        .or_else(|| part.get("additionalProperties"))
+                };
+                let schemas: Vec<&Value> = parts.iter().filter_map(said).collect();
+                object.insert(name.into(), self.value(&schemas, depth + 1));
+            }
+        }
+        object.into()
+    }
+}
