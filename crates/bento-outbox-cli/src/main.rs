@@ -27,7 +27,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
-use crate::commands::{append, completions, config, dead, doctor, migrate, run, status};
+use crate::commands::{append, completions, config, dead, doctor, migrate, run, schema, status};
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
 
@@ -68,6 +68,7 @@ enum Command {
     Status(status::Status),
     Dead(dead::Dead),
     Doctor(doctor::Doctor),
+    Schema(schema::Schema),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -102,6 +103,7 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Status(command) => finish(command.run(settings()?)),
         Command::Dead(command) => finish(command.run(settings()?)),
         Command::Doctor(command) => finish(command.run(settings()?)),
+        Command::Schema(command) => command.run(),
         Command::Config(command) => command.run(&settings()?),
         Command::Completions(command) => command.run(&mut Cli::command()),
     }

@@ -9,6 +9,7 @@ mod checkup;
 mod dead;
 mod place;
 mod relays;
+mod schemas;
 mod trouble;
 
 use std::collections::HashSet;
