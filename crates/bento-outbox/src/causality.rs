@@ -5,6 +5,8 @@
 
 use std::future::Future;
 
+use tokio::task::futures::TaskLocalFuture;
+
 use crate::error::Result;
 use crate::event::Headers;
 use crate::record::OutboxRecord;
@@ -50,7 +52,7 @@ pub struct Cause {
 ///     })).await
 /// }
 /// ```
-pub fn handling<F: Future>(message: impl Into<Cause>, work: F) -> impl Future<Output = F::Output> {
+pub fn handling<F: Future>(message: impl Into<Cause>, work: F) -> TaskLocalFuture<Cause, F> {
     CAUSE.scope(message.into(), work)
 }
 
@@ -241,7 +243,9 @@ mod tests {
                     .await
                     .unwrap()
                     .unwrap();
-                handling(&inner, async { raise(event()) }).await.unwrap();
+                // The future holds what is known of the message, and not the message.
+                let work = handling(&inner.clone(), async { raise(event()) }.in_unit_of_work());
+                tokio::spawn(work).await.unwrap().unwrap();
             })
             .await;
         let causes: Vec<String> = told(&scope)

@@ -8,14 +8,12 @@ mod objects;
 mod scalars;
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use self::alternatives::Document;
 use self::covers::Comparison;
-use crate::error::{Error, ErrorKind};
 
 /// Which way a change of a schema must be compatible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -137,22 +135,6 @@ impl fmt::Display for CompatibilityMode {
             Self::Forward => "forward",
             Self::Full => "full",
         })
-    }
-}
-
-impl FromStr for CompatibilityMode {
-    type Err = Error;
-
-    fn from_str(word: &str) -> Result<Self, Error> {
-        match word {
-            "backward" => Ok(Self::Backward),
-            "forward" => Ok(Self::Forward),
-            "full" => Ok(Self::Full),
-            _ => Err(Error::new(
-                ErrorKind::InvalidSetting,
-                format!("mode {word:?} is none of backward, forward, full"),
-            )),
-        }
     }
 }
 

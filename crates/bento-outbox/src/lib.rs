@@ -73,6 +73,8 @@
 //! | record | a row of the table `outbox`; after the commit its payload is opaque: [`OutboxRecord`] |
 //! | ordering key | tenant, aggregate type and aggregate id; no aggregate, no order: [`OrderingKey`] |
 //! | tenant | whose event it is; `default` where nothing else is said: [`Tenant`] |
+//! | registry | the event types that a program knows, with all their versions: [`EventRegistry`] |
+//! | cause | the message in whose handling an event was raised: [`Cause`] |
 //! | store | a database, as the outbox sees it: [`Store`], and [`TransactionalStore`] for writing |
 //! | publisher | a message bus, as the outbox sees it; it *publishes*: [`Publisher`] |
 //! | projector | the relay: it *claims* records, has them published and *settles* them: [`Projector`] |
@@ -108,6 +110,9 @@
 //!
 //! - What happens when a future is dropped: the sections "Cancel safety" of [`Outbox`]'s and
 //!   [`UnitOfWork`]'s functions.
+//! - Events that change and are still read, schemas, and whom a change breaks: [`EventRegistry`],
+//!   [`SchemaFiles`], [`schema_breaks`].
+//! - Tests without a database: [`testing`].
 //! - What an error means for the caller: [`ErrorKind`].
 //! - What a message looks like: [`CloudEvents`].
 //! - An adapter of your own: [`Store`], [`Publisher`], and the crate `bento-outbox-conformance`,
@@ -190,3 +195,12 @@ pub use unit_of_work::UnitOfWork;
 #[cfg(all(doctest, feature = "sqlite"))]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The pages of the book that are mostly code.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../../docs/src/evolving-events.md")]
+    struct EvolvingEvents;
+    #[doc = include_str!("../../../docs/src/testing.md")]
+    struct Testing;
+}

@@ -83,7 +83,7 @@ impl SchemaFiles {
                 Ok(there) if there == text => {}
                 Ok(_) => wrong.push(format!("{name} differs")),
                 Err(error) if error.kind() == Io::NotFound => {
-                    wrong.push(format!("{name} is missing"))
+                    wrong.push(format!("{name} is missing"));
                 }
                 Err(error) => return Err(cannot("read", &folder.join(name), error)),
             }

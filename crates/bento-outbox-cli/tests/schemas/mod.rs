@@ -68,6 +68,35 @@ fn two_files_are_compared_each_way() {
 }
 
 #[test]
+fn the_examples_schemas_refuse_a_breaking_fourth_version() {
+    let committed = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../bento-outbox/examples/evolution/schemas"
+    );
+    let third = fs::read(format!("{committed}/order.placed.v3.schema.json")).unwrap();
+    let mut fourth: Value = serde_json::from_slice(&third).unwrap();
+    fourth["properties"]["total"] = json!({"type": "string"});
+    let place = place(&[("schemas/order.placed.v4.schema.json", &fourth)]);
+    for file in fs::read_dir(committed).unwrap() {
+        let file = file.unwrap().path();
+        fs::copy(
+            &file,
+            place.path().join("schemas").join(file.file_name().unwrap()),
+        )
+        .unwrap();
+    }
+    let ran = check(&place, &[committed, "schemas"]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (
+            Some(1),
+            "order.placed.v4.schema.json: total: new readers break: old data may be an object, and they take a string\n",
+            "4 schemas compared, backward: 1 break\n"
+        )
+    );
+}
+
+#[test]
 fn in_folders_a_version_is_compared_with_itself_or_the_one_before_it() {
     let name = |version| format!("placed.v{version}.schema.json");
     let (integer, string) = (total("integer", true), total("string", true));

@@ -329,10 +329,11 @@ impl<'a> Comparison<'a> {
 
     /// Whether what a reference leads to is the same in both documents.
     fn is_same_there(&self, reference: &str) -> bool {
-        let within = |place: &&str| reference.starts_with(place);
         match reference.strip_prefix('#') {
             None => reference != DYNAMIC,
-            Some(_) if DEFINITIONS.iter().any(|place| within(&place)) => self.same_definitions,
+            Some(_) if DEFINITIONS.iter().any(|place| reference.starts_with(place)) => {
+                self.same_definitions
+            }
             Some(_) => self.same_documents,
         }
     }

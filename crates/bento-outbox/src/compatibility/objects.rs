@@ -179,9 +179,9 @@ impl<'a> Comparison<'a> {
             let mut others: Vec<All<'a>> = Vec::new();
             for (other, schema) in written.patterns() {
                 if other == pattern {
-                    same.push(schema)
+                    same.push(schema);
                 } else {
-                    others.push(vec![schema])
+                    others.push(vec![schema]);
                 }
             }
             let here = inside(path, &format!("<{pattern}>"));
