@@ -286,9 +286,10 @@ impl<'a> Alternative<'a> {
             .any(|name| self.field(name).iter().any(is_listed))
     }
 
-    /// Whether some part names the field.
+    /// Whether some part names the field. What must be there is named by that.
     pub(super) fn names(&self, name: &str) -> bool {
-        self.parts.iter().any(|part| part.property(name).is_some())
+        let named = self.parts.iter().any(|part| part.property(name).is_some());
+        named || self.required().any(|required| required == name)
     }
 
     /// What a named field follows.
@@ -304,10 +305,10 @@ impl<'a> Alternative<'a> {
     }
 
     fn all_names(&self) -> BTreeSet<&'a str> {
-        self.parts
-            .iter()
-            .flat_map(Part::properties)
+        let properties = self.parts.iter().flat_map(Part::properties);
+        properties
             .map(|(name, _)| name)
+            .chain(self.required())
             .collect()
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 
 /// Pairs of schemas that are compared.
-const PAIRS: u64 = 3_000;
+const PAIRS: u64 = 2_000;
 
 /// Documents that are written for each pair that is said to be compatible.
 const DOCUMENTS: u32 = 40;
@@ -48,7 +48,9 @@ fn what_is_compatible_is_read_and_a_schema_is_compatible_with_itself() {
             let documents: Vec<Value> = documents
                 .filter(|document| by_old.is_valid(document))
                 .collect();
-            let unread = documents.iter().find(|document| !by_new.is_valid(document));
+            let unread = documents.iter().find(|document| {
+                !by_new.is_valid(document) && is_written_by(old, &[old], document)
+            });
             if breaks.is_empty() {
                 compatible += u32::from(old != new);
                 judged += documents.len();
@@ -59,7 +61,7 @@ fn what_is_compatible_is_read_and_a_schema_is_compatible_with_itself() {
         }
     }
     // That the test looks at something: real changes of both sorts, and documents.
-    assert!(compatible > 3_000 && judged > 60_000 && broken_by_a_document > 1_000);
+    assert!(compatible > 1_500 && judged > 30_000 && broken_by_a_document > 600);
 }
 
 /// Makes schemas.
@@ -360,6 +362,138 @@ impl Maker<'_> {
     }
 }
 
+/// Whether a document follows one alternative of the schemas, with no field that this one does not
+/// name, and so do the values in it.
+fn is_written_by(root: &Value, schemas: &[&Value], document: &Value) -> bool {
+    let mut ways = vec![Way::default()];
+    for schema in schemas {
+        ways = ways
+            .into_iter()
+            .flat_map(|way| way.with(root, schema))
+            .collect();
+    }
+    ways.iter().any(|way| way.is_that_of(root, document))
+}
+
+/// One way to follow a schema.
+#[derive(Clone, Default)]
+struct Way<'a> {
+    parts: Vec<&'a Map<String, Value>>,
+    /// The schemas with their choices made.
+    made: Vec<Value>,
+}
+
+impl<'a> Way<'a> {
+    fn with(self, root: &'a Value, schema: &'a Value) -> Vec<Self> {
+        let Value::Object(keywords) = schema else {
+            return vec![self.and(schema.clone())];
+        };
+        if self.parts.iter().any(|part| std::ptr::eq(*part, keywords)) {
+            return vec![self];
+        }
+        let mut rest = keywords.clone();
+        for choice in ["$ref", "allOf", "anyOf", "oneOf", "$defs"] {
+            rest.remove(choice);
+        }
+        let outer = self.made.clone();
+        let mut ways = vec![Self {
+            made: Vec::new(),
+            ..self
+        }];
+        ways[0].parts.push(keywords);
+        let reference = keywords.get("$ref").and_then(Value::as_str);
+        let list = |name| keywords.get(name).and_then(Value::as_array);
+        let all = list("allOf").into_iter().flatten();
+        for schema in all.chain(reference.and_then(|reference| root.pointer(&reference[1..]))) {
+            ways = ways
+                .into_iter()
+                .flat_map(|way| way.with(root, schema))
+                .collect();
+        }
+        for branches in ["anyOf", "oneOf"].into_iter().filter_map(list) {
+            let each = |way: Self| {
+                branches
+                    .iter()
+                    .flat_map(move |branch| way.clone().with(root, branch))
+            };
+            ways = ways.into_iter().flat_map(each).collect();
+        }
+        for way in &mut ways {
+            let (mut made, inner) = (rest.clone(), std::mem::take(&mut way.made));
+            if !inner.is_empty() {
+                made.insert("allOf".into(), inner.into());
+            }
+            way.made = outer.iter().cloned().chain([made.into()]).collect();
+        }
+        ways
+    }
+
+    fn and(mut self, schema: Value) -> Self {
+        self.made.push(schema);
+        self
+    }
+
+    fn is_that_of(&self, root: &Value, document: &Value) -> bool {
+        let defs = root.get("$defs").cloned().unwrap_or_else(|| json!({}));
+        let mut schema = json!({"$defs": defs});
+        if !self.made.is_empty() {
+            schema["allOf"] = self.made.clone().into();
+        }
+        if !jsonschema::is_valid(&schema, document) {
+            return false;
+        }
+        let open = |part: &&Map<String, Value>| {
+            let open = [
+                "additionalProperties",
+                "unevaluatedProperties",
+                "patternProperties",
+            ];
+            open.iter()
+                .any(|keyword| part.get(*keyword).is_some_and(|schema| schema != false))
+                || part.contains_key("then")
+        };
+        let is_open = self.parts.iter().any(open);
+        let fields = document
+            .as_object()
+            .into_iter()
+            .flatten()
+            .all(|(name, value)| {
+                let own = |part: &&'a Map<String, Value>| part.get("properties")?.get(name);
+                let rest = |part: &&'a Map<String, Value>| part.get("additionalProperties");
+                let schemas: Vec<&Value> = self
+                    .parts
+                    .iter()
+                    .filter_map(|part| own(part).or_else(|| rest(part)))
+                    .collect();
+                let is_required = |part: &&Map<String, Value>| {
+                    part.get("required")
+                        .and_then(Value::as_array)
+                        .is_some_and(|list| list.contains(&name.as_str().into()))
+                };
+                let is_named = self
+                    .parts
+                    .iter()
+                    .any(|part| own(part).is_some() || is_required(part));
+                (is_named || is_open) && is_written_by(root, &schemas, value)
+            });
+        let elements = document
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+            .all(|(at, value)| {
+                let said = |part: &&'a Map<String, Value>| {
+                    part.get("prefixItems")
+                        .and_then(|list| list.get(at))
+                        .or_else(|| part.get("items"))
+                };
+                let schemas: Vec<&Value> = self.parts.iter().filter_map(said).collect();
+                is_written_by(root, &schemas, value)
+            });
+        fields && elements
+    }
+}
+
 /// Writes documents as a writer would: by one alternative, and with no field that it does not name.
 struct Writer<'a, 'r> {
     root: &'a Value,
@@ -479,7 +613,7 @@ impl<'a> Writer<'a, '_> {
                     .and_then(Value::as_array)
                     .is_some_and(|list| list.contains(&name.into()))
             });
-            let may = named || open[0] || open[1] || (patterns && name == "x1");
+            let may = named || required || open[0] || open[1] || (patterns && name == "x1");
             let times = if named || required { 2 } else { 4 };
             let wanted = depth < 4
                 && (self.random.random_ratio(1, times)

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::closing;
-use super::reading::{Misfit, read};
+use super::reading::{Misfit, read, read_value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DomainEvent, Event, Payload};
 
@@ -119,8 +119,7 @@ impl EventType {
         F: Send + Sync + 'static,
     {
         let step = move |payload: &[u8], _: bool| {
-            // Read as itself, JSON shows a field that is there twice.
-            let old = read::<Value>(payload, false).map_err(|misfit| misfit.to_string())?;
+            let old = read_value(payload).map_err(|misfit| misfit.to_string())?;
             let new = upcast(old).map_err(|error| error.to_string())?;
             serde_json::to_vec(&new).map_err(|_| "its JSON cannot be serialised".into())
         };

@@ -59,6 +59,34 @@ pub(super) fn left_aside(
     Ok(proof.left_aside)
 }
 
+/// The path of an integer that a [`Value`](serde_json::Value) would round, if there is one.
+pub(super) fn rounded_integer(json: &str) -> Option<String> {
+    fn find(tree: &Tree<'_>, path: &mut Vec<Step>) -> bool {
+        let mut inside = |step: Step, value: &Tree<'_>| {
+            path.push(step);
+            find(value, path) || path.pop().is_none()
+        };
+        match tree {
+            Tree::Object(members) => members
+                .iter()
+                .any(|(name, value)| inside(Step::Field(name.clone()), value)),
+            Tree::Array(elements) => elements
+                .iter()
+                .enumerate()
+                .any(|(at, value)| inside(Step::Index(at), value)),
+            Tree::Leaf(text) => {
+                let digits = text.strip_prefix('-').unwrap_or(text);
+                let is_integer = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+                is_integer && text.parse::<u64>().is_err() && text.parse::<i64>().is_err()
+            }
+        }
+    }
+
+    let mut path = Vec::new();
+    let found = find(&Tree::parse(json, 0).ok()?, &mut path);
+    found.then(|| shown(&path))
+}
+
 /// JSON as far as its fields go; whatever is no object and no array stays text, as it was written.
 enum Tree<'a> {
     Object(BTreeMap<String, Tree<'a>>),

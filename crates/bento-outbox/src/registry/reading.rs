@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::error::Category;
 
 use super::fields::{self, Unclear};
@@ -45,6 +46,20 @@ where
             "is written so differently from how its type writes it, and is so large, that it cannot be told \
              whether every field was read; EventType::taking_unknown_fields does without",
         )),
+    }
+}
+
+/// Reads `json` as it is, for upcasters. What a [`Value`] could hold only by halves is an error.
+pub(super) fn read_value(json: &[u8]) -> Result<Value, Misfit> {
+    // Read as itself, JSON shows a field that is there twice.
+    let value = read::<Value>(json, false)?;
+    let text = std::str::from_utf8(json).unwrap_or_default();
+    match fields::rounded_integer(text) {
+        Some(path) => Err(Misfit::of_part(
+            path,
+            "is an integer of more than 64 bits, which only an upcaster of types can carry",
+        )),
+        None => Ok(value),
     }
 }
 
@@ -128,6 +143,12 @@ impl Misfit {
                 // A text of the type's own making may have the value in it.
                 _ => (path.to_owned(), "has a value that its type refuses".into()),
             },
+            Category::Syntax if text.starts_with("number out of range") => {
+                (path.to_owned(), "is a number out of range".into())
+            }
+            Category::Syntax if text.starts_with("recursion limit") => {
+                (path.to_owned(), "is nested too deep".into())
+            }
             Category::Syntax | Category::Io => (
                 String::new(),
                 format!(

@@ -258,6 +258,19 @@ fn an_upcaster_may_refuse_and_its_result_is_read_as_strictly() {
         said(r#"{"euros":1}"#)
     );
     assert!(said(r#"{"euros":1,"euros":2}"#).contains(r#"field "euros" is there twice"#));
+    let large = r#"{"euros":1,"of":[18446744073709551615,-9223372036854775808,1e300,18446744073709551616]}"#;
+    assert!(
+        said(large).contains(r#"field "of[3]" is an integer of more than 64 bits"#),
+        "{}",
+        said(large)
+    );
+    assert!(said(r#"{"euros":1e400}"#).contains("is a number out of range"));
+    let deep = format!(r#"{{"euros":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
+    assert!(
+        said(&deep).contains("is nested too deep"),
+        "{}",
+        said(&deep)
+    );
 }
 
 #[test]
