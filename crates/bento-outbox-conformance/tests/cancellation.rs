@@ -210,6 +210,7 @@ async fn the_relays_futures_may_be_dropped_too() {
         relay: &relay,
         leases: &leases,
         limit: 10,
+        in_flight: &[],
         ordered: true,
         dead_letters_block: false,
     };

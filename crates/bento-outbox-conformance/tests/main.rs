@@ -10,6 +10,7 @@ mod chaos;
 mod commits;
 mod faults;
 mod flights;
+mod floor;
 mod handlers;
 mod migrations;
 mod model;

@@ -143,6 +143,7 @@ impl Database {
             relay: &relay,
             leases: &leases,
             limit: 1_000,
+            in_flight: &[],
             ordered: true,
             dead_letters_block: false,
         };

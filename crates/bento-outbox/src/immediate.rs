@@ -16,6 +16,8 @@ use crate::publisher::Publisher;
 use crate::record::{OutboxRecord, Outcome, Rejection, RejectionClass};
 use crate::retry::{self, RetrySettings};
 use crate::store::{Birth, Fence, Settle, Settlement, Store, Verdict};
+use crate::telemetry::{self, Tally};
+use crate::timestamp::Timestamp;
 
 /// How events are published right after the commit.
 #[derive(Clone, Debug)]
@@ -200,6 +202,7 @@ impl Shared {
     ) -> Vec<Settlement> {
         let mut settlements = Vec::with_capacity(leased.len());
         let mut held: HashSet<String> = HashSet::new();
+        let mut tally = Tally::default();
         for wave in retry::waves(leased, true) {
             let (waits, mut wave): (Vec<_>, Vec<_>) = wave
                 .into_iter()
@@ -210,17 +213,23 @@ impl Shared {
                 tries += 1;
                 let mut outcomes = self.publisher.publish(&wave).await.into_iter();
                 let mut again = Vec::new();
+                let now = Timestamp::now();
                 for record in wave {
                     let outcome = outcomes
                         .next()
                         .unwrap_or_else(|| Outcome::unknown("the publisher gave no answer"));
+                    tally.outcome(&outcome);
                     match self.judge(outcome, tries) {
-                        Judgement::Settle(verdict) => settlements.push(Settlement {
-                            id: record.id,
-                            verdict,
-                        }),
+                        Judgement::Settle(verdict) => {
+                            tally.verdict(&record, &verdict, now);
+                            settlements.push(Settlement {
+                                id: record.id,
+                                verdict,
+                            });
+                        }
                         Judgement::TryAgain => again.push(record),
                         Judgement::Relay(verdict) => {
+                            tally.verdict(&record, &verdict, now);
                             held.insert(key_of(&record));
                             settlements.push(Settlement {
                                 id: record.id,
@@ -241,6 +250,7 @@ impl Shared {
             held.extend(wave.iter().map(key_of));
             settlements.extend(wave.iter().map(hand_over));
         }
+        tally.tell();
         settlements
     }
 
@@ -334,11 +344,10 @@ async fn settle_in_groups(
                 let handed_over = settlements
                     .iter()
                     .any(|settlement| settlement.verdict != Verdict::Sent);
-                if (changed as usize) < settlements.len() {
-                    tracing::debug!(
-                        lost = settlements.len() as u64 - changed,
-                        "a lease had run out before it was settled"
-                    );
+                let lost = (settlements.len() as u64).saturating_sub(changed);
+                if lost > 0 {
+                    telemetry::fenced(lost);
+                    tracing::debug!(lost, "a lease had run out before it was settled");
                 }
                 if handed_over {
                     store.give_hint();

@@ -137,6 +137,7 @@ mod retry;
 mod schema;
 mod schema_files;
 mod store;
+pub mod telemetry;
 mod tenant;
 mod timestamp;
 mod topic;
@@ -183,8 +184,8 @@ pub use retry::RetrySettings;
 pub use schema_files::SchemaFiles;
 pub use store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
-    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantStatus,
-    TransactionalStore, Verdict,
+    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
+    TenantStatus, TransactionalStore, Verdict,
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;

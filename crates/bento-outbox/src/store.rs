@@ -56,8 +56,11 @@ pub trait Store: Send + Sync + 'static {
     /// A record is read only if it is due and no earlier record of its ordering key waits: for a
     /// retry, for its time, or for the unit of work that it was born leased to. Nothing is found by
     /// a cursor: the unsent rows are read from the first one, so a row whose transaction commits
-    /// late is not passed over. Nothing is written, except that a record whose birth lease has run
-    /// out is taken from its owner first, which costs it a [lost attempt](OutboxRecord::lost_attempts).
+    /// late is not passed over. Tenants that have something take turns, each with an equal share of
+    /// the limit; records that were delayed or have failed before take half of it at most while
+    /// others are there, and hold what follows in their key until they are in flight themselves: a
+    /// relay may have claimed some of that before the failure was written. Nothing is written, except that a record whose birth lease has run out is
+    /// taken from its owner first, which costs it a [lost attempt](OutboxRecord::lost_attempts).
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed>;
 
     /// Counts an attempt before it is made, because the last one left no result. Answers how many
@@ -88,6 +91,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// How much of each tenant is new, retrying, sent and dead, in order of the tenants' names.
     async fn status(&self) -> Result<Vec<TenantStatus>>;
+
+    /// What waits and what is dead, of each tenant that has some of it, in order of the tenants'
+    /// names. Reads what is not sent and nothing else, so it costs as much as that is long.
+    async fn backlog(&self) -> Result<Vec<TenantBacklog>>;
 
     /// The ordering keys that have a record which holds later ones back, and why; at most `limit`.
     async fn held_keys(&self, limit: u32) -> Result<Vec<HeldKey>>;
@@ -313,6 +320,9 @@ pub struct Claim<'a> {
     pub leases: &'a [Lease],
     /// How many records at most.
     pub limit: u32,
+    /// The `seq` of records that were claimed before and are not settled yet: they are not read
+    /// again and hold nothing back.
+    pub in_flight: &'a [i64],
     /// Whether records of one ordering key wait for each other.
     pub ordered: bool,
     /// Whether a dead letter holds the later records of its ordering key back.
@@ -458,6 +468,19 @@ pub struct LiveRelay {
     pub partitions: u32,
     /// Until when it counts as alive.
     pub until: Timestamp,
+}
+
+/// How much of a tenant's is not sent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TenantBacklog {
+    /// The tenant.
+    pub tenant_id: String,
+    /// Records that are `NEW`, due or not.
+    pub pending: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// For how long the oldest record that is due has been due, in seconds; none where none is.
+    pub oldest_due_seconds: Option<f64>,
 }
 
 /// How much a tenant has in the outbox. The four numbers are of disjoint sets.

@@ -91,6 +91,7 @@ impl Settings {
                 ordered: in_force.text("ordering") == "aggregate",
                 dead_letters_block: in_force.text("on_dead_letter") == "block",
                 lease_term: in_force.read("lease_ttl", value::duration)?,
+                count_backlog_every: None,
                 retention: in_force.read("retention", value::retention)?,
             },
             shutdown_timeout: in_force.read("shutdown_timeout", value::duration)?,

@@ -141,10 +141,10 @@ fn the_doctor_says_what_is_broken_and_what_to_do() {
     let order = doctor(&place, 0, &blocking, "order");
     assert!(order[0].contains("1 event waits for "), "{order:?}");
 
-    place.sql("drop index outbox_new");
+    place.sql("drop index outbox_ready");
     let database = doctor(&place, 1, &[], "database");
     assert!(
-        database[1].starts_with("broken: indexes that are missing: outbox_new | create"),
+        database[1].starts_with("broken: indexes that are missing: outbox_ready | create"),
         "{database:?}"
     );
     let refused = [("OUTBOX_ALERT_URL", "https://example.org/s3cr3t-canary")];

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bento_outbox::{
     Aggregate, Appended, Birth, Claim, Claimed, Event, Fence, Filter, HeldKey, Isolation, Lease,
-    OutboxRecord, PARTITIONS, Relay, Result, Savepoint, Settle, Store, Tenant, TenantStatus,
-    Timestamp, TransactionalStore,
+    OutboxRecord, PARTITIONS, Relay, Result, Savepoint, Settle, Store, Tenant, TenantBacklog,
+    TenantStatus, Timestamp, TransactionalStore,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -160,6 +160,10 @@ impl Store for MutantStore {
 
     async fn find(&self, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
         Ok(self.found(ids))
+    }
+
+    async fn backlog(&self) -> Result<Vec<TenantBacklog>> {
+        Ok(self.what_waits())
     }
 
     async fn status(&self) -> Result<Vec<TenantStatus>> {

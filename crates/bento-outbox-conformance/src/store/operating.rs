@@ -153,7 +153,7 @@ pub async fn a_retried_letter_keeps_its_id_and_bytes<S: TransactionalStore>(stor
         (delivery.status, delivery.retry_cnt, delivery.retry_at),
         (Status::New, 0, None)
     );
-    assert_eq!(claimed_ids(&store, &everything()).await, ids[..2]);
+    assert_eq!(claimed_in_turn(&store).await, ids[..2]);
 }
 
 /// What is not dead is not discarded, whatever ids are given, nor what is dead and not meant.
@@ -273,4 +273,37 @@ pub async fn keys_that_wait_say_why<S: TransactionalStore>(store: S) {
         ("default", Some("order"))
     );
     assert_eq!(ok(store.held_keys(1).await).len(), 1);
+}
+
+/// The backlog has what is not sent, of each tenant; what is delayed is not overdue.
+pub async fn the_backlog_is_what_is_not_sent<S: TransactionalStore>(store: S) {
+    let of = |tenant: &str, n: u32| Event {
+        tenant: Some(ok(tenant.parse())),
+        ..unordered(n)
+    };
+    let old = Event {
+        created_at: Some(ok("2013-01-01T00:00:00Z".parse())),
+        available_at: Some(ok("2013-01-02T00:00:00Z".parse())),
+        ..of("b", 4)
+    };
+    let delayed = Event {
+        created_at: Some(ok("2012-01-01T00:00:00Z".parse())),
+        available_at: Some(Timestamp::now().after(Duration::from_secs(3_600))),
+        ..of("c", 5)
+    };
+    let events = [of("a", 1), of("b", 2), of("b", 3), old, delayed, of("b", 6)];
+    let ids = commit(&store, events).await;
+    settle(&store, ids[0], Verdict::Sent).await;
+    settle(&store, ids[1], dead()).await;
+    settle(&store, ids[2], retry(Duration::from_secs(60))).await;
+    let backlog = ok(store.backlog().await);
+    let numbers: Vec<_> = backlog
+        .iter()
+        .map(|tenant| (tenant.tenant_id.as_str(), tenant.pending, tenant.dead))
+        .collect();
+    assert_eq!(numbers, [("b", 3, 1), ("c", 1, 0)]);
+    let since = ok("2013-01-02T00:00:00Z".parse::<Timestamp>()).until(Timestamp::now());
+    let oldest = backlog[0].oldest_due_seconds.unwrap_or_default();
+    assert!((oldest - since.as_secs_f64()).abs() < 60.0, "{oldest}");
+    assert_eq!(backlog[1].oldest_due_seconds, None);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::record::Rejection;
 use crate::retry::{self, RetrySettings};
+use crate::telemetry;
 
 /// The longest pause between tries while the bus or the database is away.
 const AWAY_PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -19,6 +20,8 @@ pub(super) struct Away {
 
 impl Away {
     pub(super) fn bus(&mut self, rejection: &Rejection) -> Duration {
+        telemetry::database_up(true);
+        telemetry::bus_up(false);
         if self.tries == 0 {
             tracing::warn!(
                 reason = rejection.reason,
@@ -29,6 +32,7 @@ impl Away {
     }
 
     pub(super) fn database(&mut self, error: &Error) -> Duration {
+        telemetry::database_up(false);
         if self.tries == 0 {
             tracing::warn!(
                 error = error.report(),
@@ -51,7 +55,12 @@ impl Away {
         }
     }
 
-    pub(super) fn back(&mut self) {
+    /// The database answers, and the bus where something was published.
+    pub(super) fn back(&mut self, published: bool) {
+        telemetry::database_up(true);
+        if published {
+            telemetry::bus_up(true);
+        }
         if std::mem::take(&mut self.tries) > 0 {
             tracing::info!("bus and database answer again");
         }

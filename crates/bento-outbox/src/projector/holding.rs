@@ -1,8 +1,20 @@
-//! What a relay knows of its leases.
+//! What a relay knows of its leases, and how it keeps them.
 
-use std::time::Instant;
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
-use crate::store::Lease;
+use super::Projector;
+use crate::error::Result;
+use crate::immediate::TERM_USED;
+use crate::store::{Lease, PARTITIONS};
+use crate::telemetry;
+
+/// The part of a term after which leases are renewed.
+pub(super) const RENEW: f64 = 1.0 / 3.0;
+
+/// How soon leases are asked for while records are due in partitions of another relay.
+const LOOK_AROUND: Duration = Duration::from_millis(300);
 
 /// What a relay holds, by its own clock.
 pub(super) struct Holding {
@@ -24,6 +36,58 @@ impl Default for Holding {
             deadline: now,
             careful: false,
             purge_at: now,
+        }
+    }
+}
+
+impl Projector {
+    /// Whether a third of the term has passed.
+    pub(super) fn renewal_is_due(&self) -> bool {
+        Instant::now() >= self.holding().renew_at
+    }
+
+    /// Renews the leases when a third of the term has passed. What is more than a fair share goes
+    /// to other relays, so nothing should be in flight.
+    pub(super) async fn renew_in_time(&self) -> Result<()> {
+        if !self.renewal_is_due() {
+            return Ok(());
+        }
+        let term = self.shared.settings.lease_term;
+        // The clock is read before the question is sent: the answer may take its time.
+        let asked = Instant::now();
+        let leases = self.shared.store.lease(&self.shared.relay, term).await?;
+        let mut holding = self.holding();
+        if leases.len() != holding.leases.len() {
+            tracing::info!(held = leases.len(), of = PARTITIONS, "partitions leased");
+        }
+        telemetry::leases_held(leases.len());
+        holding.careful |= leases.iter().any(|lease| lease.from_the_dead);
+        holding.leases = leases;
+        holding.renew_at = asked + term.mul_f64(RENEW);
+        holding.deadline = asked + term.mul_f64(TERM_USED);
+        Ok(())
+    }
+
+    /// Asks for leases soon: who holds what is due may have stopped or died, and then that is to be
+    /// taken up now and not a third of a term later.
+    pub(super) fn look_around(&self) {
+        let mut holding = self.holding();
+        holding.renew_at = holding.renew_at.min(Instant::now() + LOOK_AROUND);
+    }
+
+    /// Keeps the leases while something slow is under way.
+    pub(super) async fn while_renewing<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let tick = self.shared.settings.lease_term.mul_f64(RENEW);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(tick) => {
+                    if let Err(error) = self.renew_in_time().await {
+                        tracing::debug!(error = error.report(), "the leases could not be renewed");
+                    }
+                }
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The databases: one each, behind the feature of its name. [`MemoryStore`] is always there, for
 //! tests and examples, and is the model that the others are compared with.
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod backlog;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;

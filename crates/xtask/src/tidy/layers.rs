@@ -44,6 +44,7 @@ pub(super) const ADAPTERS: &[&str] = &["publishers", "stores"];
 const SHARED: &[&str] = &[
     "publishers/lines",
     "publishers/options",
+    "stores/backlog",
     "stores/sql",
     "stores/tables",
 ];

@@ -1,11 +1,11 @@
 //! What a relay reads.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bento_outbox::{Claim, Claimed, Delivery, Fence, OutboxRecord, Status, Tenant, Timestamp};
 
 use super::Fault::*;
-use super::{Key, MutantStore, key, partition};
+use super::{Key, MutantStore, State, key, partition};
 
 impl MutantStore {
     pub(super) fn claimed(&self, claim: &Claim<'_>) -> Claimed {
@@ -14,6 +14,7 @@ impl MutantStore {
         let mut claimed = Claimed::default();
         let mut held: HashSet<Option<Key>> = HashSet::new();
         let mut room = claim.limit as usize;
+        let mut free: Vec<usize> = Vec::new();
         let backwards = self.has(WaitsForLaterOnes);
         let count = state.rows.len();
         for n in 0..count {
@@ -32,6 +33,12 @@ impl MutantStore {
             let others_wait = self.has(WaitsForOthers) && status == Status::New;
             if lost || status == Status::Sent || !(ours || self.has(IgnoresTenants)) {
                 claimed.waiting |= others_wait && !ours;
+                continue;
+            }
+            if claim.in_flight.contains(&record.seq) && !self.has(ClaimsWhatIsInFlight) {
+                if self.has(HoldsBehindWhatIsInFlight) {
+                    held.insert(self.key(record));
+                }
                 continue;
             }
             let born = row.birth.filter(|_| !row.taken);
@@ -60,27 +67,21 @@ impl MutantStore {
                 relay: claim.relay,
                 leases: claim.leases,
             };
-            let record = record.clone();
+            let waited = has_waited(record);
             if alive && due && !is_held {
                 if !in_reach {
                     claimed.elsewhere = true;
-                } else if room > 0 || self.has(IgnoresLimit) {
-                    if born.is_some() && !leased {
-                        let ours = self.writable(state, &fence, id).is_some();
-                        if !ours && !self.has(TakesBirthsOverUnfenced) {
-                            held.insert(key);
-                            continue;
-                        }
-                        self.take_over(&mut state.rows[at]);
+                } else if born.is_some()
+                    && !leased
+                    && self.writable(state, &fence, id).is_none()
+                    && !self.has(TakesBirthsOverUnfenced)
+                {
+                    held.insert(key);
+                } else {
+                    free.push(at);
+                    if (waited || born.is_some()) && !self.has(FollowsWhatHasWaited) {
+                        held.insert(key);
                     }
-                    room = room.saturating_sub(1);
-                    claimed.records.push(OutboxRecord {
-                        lost_attempts: match self.fault {
-                            Some(HidesLostAttempts) => 0,
-                            _ => state.rows[at].record.lost_attempts,
-                        },
-                        ..record
-                    });
                 }
                 continue;
             }
@@ -99,6 +100,19 @@ impl MutantStore {
                 held.insert(key);
             }
         }
+        for at in self.shared_out(state, free, room, claim.ordered) {
+            let row = &mut state.rows[at];
+            if row.birth.is_some_and(|(_, until)| until <= now) && !row.taken {
+                self.take_over(row);
+            }
+            claimed.records.push(OutboxRecord {
+                lost_attempts: match self.fault {
+                    Some(HidesLostAttempts) => 0,
+                    _ => row.record.lost_attempts,
+                },
+                ..row.record.clone()
+            });
+        }
         if self.has(WaitsForLaterOnes) || self.has(ReversesClaims) {
             claimed.records.reverse();
         }
@@ -113,6 +127,50 @@ impl MutantStore {
             .claimed
             .extend(claimed.records.iter().map(|record| record.id));
         claimed
+    }
+
+    /// Which of the records there is room for.
+    fn shared_out(
+        &self,
+        state: &State,
+        free: Vec<usize>,
+        room: usize,
+        ordered: bool,
+    ) -> Vec<usize> {
+        if self.has(IgnoresLimit) {
+            return free;
+        }
+        let record = |at: &usize| &state.rows[*at].record;
+        let waited = |at: &&usize| has_waited(record(at));
+        let half = if self.has(ServesTheFailedFirst) {
+            room
+        } else {
+            room.div_ceil(2)
+        };
+        let mut chosen: Vec<usize> = free.iter().filter(waited).take(half).copied().collect();
+        let mut turns: HashMap<Tenant, usize> = HashMap::new();
+        let mut ready: Vec<(usize, usize)> = Vec::new();
+        for at in free.iter().filter(|at| !waited(at)) {
+            let turn = turns.entry(record(at).tenant.clone()).or_default();
+            *turn += usize::from(!self.has(ServesTheFloodFirst));
+            ready.push((*turn, *at));
+        }
+        ready.sort_by_key(|(turn, _)| *turn);
+        let left = room - chosen.len();
+        chosen.extend(ready.into_iter().take(left).map(|(_, at)| at));
+        let mut passed_over: HashSet<Key> = HashSet::new();
+        let goes = |at: &usize| {
+            let key = self
+                .key(record(at))
+                .filter(|_| ordered || self.has(AlwaysOrders));
+            let goes = chosen.contains(at);
+            let overtakes = key.as_ref().is_some_and(|key| passed_over.contains(key));
+            if !goes {
+                passed_over.extend(key);
+            }
+            goes && (!overtakes || self.has(OvertakesWhatFindsNoRoom))
+        };
+        free.into_iter().filter(goes).collect()
     }
 
     /// Takes a record from the owner to whom it was born leased.
@@ -139,4 +197,9 @@ impl MutantStore {
             (_, key) => key,
         }
     }
+}
+
+/// Whether it was delayed, or has failed before.
+fn has_waited(record: &OutboxRecord) -> bool {
+    record.delivery.error_message.is_some() || record.available_at > record.created_at
 }

@@ -124,6 +124,24 @@ faults! {
     IgnoresLimit,
     /// Records that wait use up the limit.
     CountsWaitingAgainstLimit,
+    /// What is sent is counted among what waits.
+    BacklogCountsTheSent,
+    /// Dead letters are not counted among what is not sent.
+    BacklogForgetsTheDead,
+    /// What is delayed counts as due.
+    BacklogAgesTheDelayed,
+    /// What was claimed and is not settled is read again.
+    ClaimsWhatIsInFlight,
+    /// What was claimed and is not settled holds its key.
+    HoldsBehindWhatIsInFlight,
+    /// What comes after a record that has waited is read together with it.
+    FollowsWhatHasWaited,
+    /// Tenants take no turns: who has the oldest records is served first.
+    ServesTheFloodFirst,
+    /// What has waited takes all the room there is.
+    ServesTheFailedFirst,
+    /// A record that has waited goes past an earlier one of its key for which there is no room.
+    OvertakesWhatFindsNoRoom,
     /// A claim reads everybody's records.
     IgnoresTenants,
     /// An event is read before its time.

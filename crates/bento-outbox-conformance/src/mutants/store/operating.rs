@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bento_outbox::{
-    Delivery, Filter, HeldKey, OutboxRecord, Status, Tenant, TenantStatus, Timestamp,
+    Delivery, Filter, HeldKey, OutboxRecord, Status, Tenant, TenantBacklog, TenantStatus, Timestamp,
 };
 use uuid::Uuid;
 
@@ -81,6 +81,35 @@ impl MutantStore {
             tenants.retain(|tenant| tenant.oldest_new_seconds.is_some());
         }
         tenants
+    }
+
+    pub(super) fn what_waits(&self) -> Vec<TenantBacklog> {
+        let now = Timestamp::now();
+        let mut tenants: BTreeMap<String, TenantBacklog> = BTreeMap::new();
+        for row in &self.state().rows {
+            let record = &row.record;
+            let status = record.delivery.status;
+            if status == Status::Sent && !self.has(BacklogCountsTheSent) {
+                continue;
+            }
+            let name = record.tenant.to_string();
+            let tenant = tenants.entry(name.clone()).or_default();
+            tenant.tenant_id = name;
+            if status == Status::Err {
+                tenant.dead += u64::from(!self.has(BacklogForgetsTheDead));
+                continue;
+            }
+            tenant.pending += 1;
+            if record.available_at <= now || self.has(BacklogAgesTheDelayed) {
+                let since = match self.fault {
+                    Some(BacklogAgesTheDelayed) => record.created_at,
+                    _ => record.created_at.max(record.available_at),
+                };
+                let age = since.until(now).as_secs_f64();
+                tenant.oldest_due_seconds = Some(tenant.oldest_due_seconds.unwrap_or(0.0).max(age));
+            }
+        }
+        tenants.into_values().collect()
     }
 
     pub(super) fn waiting_keys(&self, limit: u32) -> Vec<HeldKey> {

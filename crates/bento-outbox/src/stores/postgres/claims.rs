@@ -1,69 +1,79 @@
 //! What a relay reads, and what it or the immediate path writes back.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use super::super::backlog::tenants_max;
 use super::super::sql::{error, keep_taken};
-use super::PostgresStore;
 use super::rows::{COLUMNS, Failed, get, record};
-use crate::error::Result;
+use super::{PostgresStore, floor};
+use crate::error::{Error, Result};
 use crate::store::{Claim, Claimed, Fence, Lease, PARTITIONS, Relay, Settle, Verdict};
 use crate::tenant::Tenant;
 
-/// A record that is due and not leased to the unit of work that wrote it.
-const DUE: &str = "o.status = 'NEW' and o.available_at <= statement_timestamp()
-    and (o.retry_at is null or o.retry_at <= statement_timestamp())
-    and (o.owner is null or o.lease_until <= statement_timestamp())";
+/// A record that can go at once but for a birth lease: neither delayed nor failed before. An index
+/// has these words.
+pub(super) const READY: &str =
+    "o.status = 'NEW' and o.error_message is null and o.available_at <= o.written_at";
 
-/// `limit 1` keeps the planner from joining: the sub-select looks for the first record of one key
-/// that holds it, which an index answers at once.
-fn not_held(table: &str, claim: &Claim<'_>) -> String {
-    if !claim.ordered {
-        return String::new();
-    }
-    let dead = if claim.dead_letters_block {
-        "p.status = 'ERR' or"
-    } else {
-        ""
-    };
+/// A record that was delayed or has failed before, and has not gone yet; and when it is due. An
+/// index has these words.
+const WAITING: &str =
+    "o.status = 'NEW' and (o.error_message is not null or o.available_at > o.written_at)";
+const DUE_AT: &str = "greatest(o.available_at, o.retry_at)";
+
+/// Nobody but the unit of work that wrote it may publish it yet.
+const BORN: &str = "o.owner is not null and o.lease_until > statement_timestamp()";
+
+/// Above the [floor](floor), on the server that it is of.
+fn above(server: &str, seq: &str) -> String {
+    format!("o.seq > case when pg_postmaster_start_time() = {server} then {seq} else 0 end")
+}
+
+/// Whether nothing of its key goes before a ready record: nothing that was delayed, has failed or
+/// is its writer's. Ready ones before it are read before it. An index has the words of the middle
+/// line. `limit 1` keeps the planner from joining: an index answers each question at once.
+fn nothing_holds_ready(table: &str) -> String {
     format!(
-        "and (select true from {table} p
-              where p.ordering_key = o.ordering_key and p.seq < o.seq and p.status <> 'SENT'
-                and ({dead} p.status = 'NEW' and (p.retry_at > statement_timestamp()
-                        or p.available_at > statement_timestamp()
-                        or p.owner is not null and p.lease_until > statement_timestamp()))
-              order by p.seq limit 1) is null"
+        "(not $1 or (select true from {table} p
+              where (p.status = 'ERR' or p.status = 'NEW' and (p.error_message is not null or p.available_at > p.written_at or p.owner is not null))
+                and p.ordering_key = o.ordering_key and p.seq < o.seq
+                and (p.status = 'NEW' or $2) and p.seq <> all($3)
+              limit 1) is null)"
+    )
+}
+
+/// Whether nothing of its key goes before a waiting record: they are found by their time, so what
+/// goes first must be gone.
+fn nothing_holds_waiting(table: &str) -> String {
+    format!(
+        "(not $1 or (select true from {table} p
+              where p.status <> 'SENT' and p.ordering_key = o.ordering_key and p.seq < o.seq
+                and (p.status = 'NEW' or $2) and p.seq <> all($3)
+              limit 1) is null)"
     )
 }
 
 pub(super) async fn claim(store: &PostgresStore, claim: &Claim<'_>) -> Result<Claimed> {
-    let (table, held) = (store.table(), not_held(&store.table(), claim));
-    let tenants = tenants(claim.relay);
-    let all = claim.leases.len() == usize::from(PARTITIONS);
-    let partitions: Vec<i64> = claim
-        .leases
-        .iter()
-        .map(|lease| i64::from(lease.partition))
-        .collect();
-    let rows = if partitions.is_empty() {
+    floor::raise_in_time(store).await;
+    let rows = if claim.leases.is_empty() {
         Vec::new()
     } else {
-        sqlx::query(AssertSqlSafe(format!(
-            "select {COLUMNS}, o.owner from {table} o
-             where {DUE} and ($1 or (o.ordering_key & {mask}) = any($2))
-               and ($3::text[] is null or o.tenant_id = any($3)) {held}
-             order by o.seq limit $4",
-            mask = PARTITIONS - 1
-        )))
-        .bind(all)
-        .bind(&partitions)
-        .bind(&tenants)
-        .bind(i64::from(claim.limit))
-        .fetch_all(&store.pool)
-        .await
-        .map_err(|e| error("claiming", e))?
+        let listed_before = store.backlog.is_fresh();
+        if !listed_before {
+            list_tenants(store).await?;
+        }
+        let rows = read(store, claim).await?;
+        if rows.is_empty() && listed_before {
+            list_tenants(store).await?;
+            read(store, claim).await?
+        } else {
+            rows
+        }
     };
     let mut records = Vec::with_capacity(rows.len());
     let mut orphans = Vec::new();
@@ -78,29 +88,115 @@ pub(super) async fn claim(store: &PostgresStore, claim: &Claim<'_>) -> Result<Cl
         let taken = take_over(store, &orphans, claim).await?;
         keep_taken(&mut records, &orphans, &taken);
     }
-    if !records.is_empty() {
-        return Ok(Claimed {
-            records,
-            ..Claimed::default()
-        });
+    if records.is_empty() {
+        return what_is_left(store, claim).await;
     }
-    let (waiting, elsewhere) = sqlx::query_as(AssertSqlSafe(format!(
-        "select exists(select from {table} where status = 'NEW' and ($3::text[] is null or tenant_id = any($3))),
-                not $1 and exists(select from {table} o
-                    where {DUE} and not (o.ordering_key & {mask}) = any($2)
-                      and ($3::text[] is null or o.tenant_id = any($3)) {held})",
-        mask = PARTITIONS - 1
-    )))
-    .bind(all)
-    .bind(&partitions)
-    .bind(&tenants)
-    .fetch_one(&store.pool)
-    .await
-    .map_err(|e| error("claiming", e))?;
     Ok(Claimed {
         records,
+        ..Claimed::default()
+    })
+}
+
+async fn read(store: &PostgresStore, claim: &Claim<'_>) -> Result<Vec<PgRow>> {
+    let table = store.table();
+    let floor = store.floor.known();
+    let tenants = store.backlog.turn(claim.relay, tenants_max(claim.limit));
+    sqlx::query(AssertSqlSafe(format!(
+        "with waiting as materialized (
+             select o.* from {table} o
+             where {WAITING} and {DUE_AT} <= statement_timestamp() and not ({BORN})
+               and ($4 or (o.ordering_key & {mask}) = any($5)) and ($6::text[] is null or o.tenant_id = any($6))
+               and o.seq <> all($3) and {waiting_goes}
+             order by {DUE_AT} limit $7 / 2 + $7 % 2)
+         select {COLUMNS}, owner from (
+             select * from waiting
+             union all
+             select ready.* from unnest($8::text[]) t(tenant) cross join lateral (
+                 select o.* from {table} o
+                 where {READY} and o.tenant_id = t.tenant and not ({BORN})
+                   and {above}
+                   and ($4 or (o.ordering_key & {mask}) = any($5)) and o.seq <> all($3) and {ready_goes}
+                 order by o.seq
+                 limit ($7 - (select count(*) from waiting)) / greatest(cardinality($8), 1)) ready) claimed
+         order by seq",
+        mask = PARTITIONS - 1,
+        waiting_goes = nothing_holds_waiting(&table),
+        ready_goes = nothing_holds_ready(&table),
+        above = above("$9", "$10"),
+    )))
+    .bind(claim.ordered)
+    .bind(claim.dead_letters_block)
+    .bind(claim.in_flight)
+    .bind(holds_all(claim))
+    .bind(partitions(claim))
+    .bind(carried(claim.relay))
+    .bind(i64::from(claim.limit))
+    .bind(tenants)
+    .bind(floor.server)
+    .bind(floor.seq)
+    .fetch_all(&store.pool)
+    .await
+    .map_err(claiming)
+}
+
+/// Lists the tenants that have ready records, by jumping from one to the next in the index.
+async fn list_tenants(store: &PostgresStore) -> Result<()> {
+    let begun = Instant::now();
+    let table = store.table();
+    let floor = store.floor.known();
+    let above = above("$1", "$2");
+    let tenants = sqlx::query_scalar(AssertSqlSafe(format!(
+        "with recursive t(tenant) as (
+             (select o.tenant_id from {table} o where {READY} and {above} order by o.tenant_id, o.seq limit 1)
+             union all
+             select (select o.tenant_id from {table} o where {READY} and o.tenant_id > t.tenant and {above}
+                     order by o.tenant_id, o.seq limit 1)
+             from t where t.tenant is not null)
+         select tenant from t where tenant is not null"
+    )))
+    .bind(floor.server)
+    .bind(floor.seq)
+    .fetch_all(&store.pool)
+    .await
+    .map_err(claiming)?;
+    store.backlog.list(tenants, begun);
+    Ok(())
+}
+
+/// What is to be known where nothing can be published now.
+async fn what_is_left(store: &PostgresStore, claim: &Claim<'_>) -> Result<Claimed> {
+    let table = store.table();
+    let floor = store.floor.known();
+    let ours = "($6::text[] is null or o.tenant_id = any($6))";
+    let elsewhere = format!(
+        "not ($4 or (o.ordering_key & {mask}) = any($5))",
+        mask = PARTITIONS - 1
+    );
+    let (waiting, elsewhere) = sqlx::query_as(AssertSqlSafe(format!(
+        "select exists(select from {table} o where {READY} and {above} and {ours})
+                    or exists(select from {table} o where {WAITING} and {ours}),
+                exists(select from {table} o where {READY} and {above} and not ({BORN}) and {ours} and {elsewhere} and {ready_goes})
+                    or exists(select from {table} o where {WAITING} and {DUE_AT} <= statement_timestamp()
+                                  and not ({BORN}) and {ours} and {elsewhere} and {waiting_goes})",
+        ready_goes = nothing_holds_ready(&table),
+        waiting_goes = nothing_holds_waiting(&table),
+        above = above("$7", "$8"),
+    )))
+    .bind(claim.ordered)
+    .bind(claim.dead_letters_block)
+    .bind(claim.in_flight)
+    .bind(holds_all(claim))
+    .bind(partitions(claim))
+    .bind(carried(claim.relay))
+    .bind(floor.server)
+    .bind(floor.seq)
+    .fetch_one(&store.pool)
+    .await
+    .map_err(claiming)?;
+    Ok(Claimed {
         waiting,
         elsewhere,
+        ..Claimed::default()
     })
 }
 
@@ -261,9 +357,23 @@ fn hold(statement: &mut QueryBuilder<Postgres>, fence: &Fence<'_>) {
     };
 }
 
-fn tenants(relay: &Relay) -> Option<Vec<&str>> {
+fn holds_all(claim: &Claim<'_>) -> bool {
+    claim.leases.len() == usize::from(PARTITIONS)
+}
+
+fn partitions(claim: &Claim<'_>) -> Vec<i64> {
+    let partition = |lease: &Lease| i64::from(lease.partition);
+    claim.leases.iter().map(partition).collect()
+}
+
+/// The tenants that a relay carries, where it does not carry all.
+fn carried(relay: &Relay) -> Option<Vec<&str>> {
     relay
         .tenants
         .as_ref()
         .map(|tenants| tenants.iter().map(Tenant::as_str).collect())
+}
+
+fn claiming(e: sqlx::Error) -> Error {
+    error("claiming", e)
 }

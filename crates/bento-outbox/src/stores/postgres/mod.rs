@@ -2,6 +2,7 @@
 
 mod append;
 mod claims;
+mod floor;
 mod leases;
 mod operate;
 mod reach;
@@ -21,14 +22,16 @@ use tokio::sync::{Notify, OnceCell};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use self::floor::Floor;
 use super::Tables;
+use super::backlog::Backlog;
 use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::record::OutboxRecord;
 use crate::store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease, Relay,
-    Savepoint, Settle, Store, TenantStatus, TransactionalStore,
+    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -38,6 +41,8 @@ pub struct PostgresStore {
     pool: PgPool,
     tables: Tables,
     hints: Arc<Hints>,
+    backlog: Arc<Backlog>,
+    floor: Arc<Floor>,
 }
 
 /// The migrations, in order; `{schema}` and `{table}` are filled in.
@@ -55,6 +60,8 @@ impl PostgresStore {
             pool,
             tables,
             hints: Arc::default(),
+            backlog: Arc::default(),
+            floor: Arc::default(),
         }
     }
 
@@ -234,6 +241,10 @@ impl Store for PostgresStore {
 
     async fn status(&self) -> Result<Vec<TenantStatus>> {
         operate::status(self).await
+    }
+
+    async fn backlog(&self) -> Result<Vec<TenantBacklog>> {
+        operate::backlog(self).await
     }
 
     async fn held_keys(&self, limit: u32) -> Result<Vec<HeldKey>> {

@@ -12,7 +12,7 @@ use super::PostgresStore;
 use super::rows::{COLUMNS, get, record};
 use crate::error::Result;
 use crate::record::OutboxRecord;
-use crate::store::{Filter, HeldKey, Inspection, LiveRelay, TenantStatus};
+use crate::store::{Filter, HeldKey, Inspection, LiveRelay, TenantBacklog, TenantStatus};
 use crate::timestamp::Timestamp;
 
 pub(super) async fn find(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
@@ -31,7 +31,7 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
     let looking = |e| error("looking at the database", e);
     let (leases, relays) = (store.helper("leases"), store.helper("relays"));
     let tables = [store.table(), leases.clone(), relays.clone()];
-    let indexes = ["new", "unsent", "dead", "sent"];
+    let indexes = ["ready", "waiting", "holding", "unsent", "dead", "sent"];
     let (server, clock, oldest): (String, DateTime<Utc>, Option<f64>) = sqlx::query_as(
         "select split_part(version(), ' on ', 1), clock_timestamp(),
                 (select extract(epoch from clock_timestamp() - min(xact_start))::float8 from pg_stat_activity
@@ -116,6 +116,29 @@ pub(super) async fn status(store: &PostgresStore) -> Result<Vec<TenantStatus>> {
             })
         })
         .collect()
+}
+
+pub(super) async fn backlog(store: &PostgresStore) -> Result<Vec<TenantBacklog>> {
+    let rows: Vec<(String, i64, i64, Option<f64>)> = sqlx::query_as(AssertSqlSafe(format!(
+        "select tenant_id, count(*) filter (where status = 'NEW'), count(*) filter (where status = 'ERR'),
+                extract(epoch from clock_timestamp() - min(greatest(created_at, available_at))
+                    filter (where status = 'NEW' and available_at <= clock_timestamp()))::float8
+         from {} where status <> 'SENT' group by tenant_id order by tenant_id collate \"C\"",
+        store.table()
+    )))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(|e| error("counting what waits", e))?;
+    let count = |n: i64| u64::try_from(n).unwrap_or(0);
+    Ok(rows
+        .into_iter()
+        .map(|(tenant_id, pending, dead, oldest)| TenantBacklog {
+            tenant_id,
+            pending: count(pending),
+            dead: count(dead),
+            oldest_due_seconds: oldest.map(|age| age.max(0.0)),
+        })
+        .collect())
 }
 
 pub(super) async fn held_keys(store: &PostgresStore, limit: u32) -> Result<Vec<HeldKey>> {

@@ -1,68 +1,70 @@
 //! What a relay reads, and what it or the immediate path writes back.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
-use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
 use uuid::Uuid;
 
+use super::super::backlog::tenants_max;
 use super::super::sql::{error, keep_taken};
 use super::rows::{COLUMNS, Failed, get, json, readable};
 use super::{NOW, SqliteStore};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Claim, Claimed, Fence, PARTITIONS, Settle, Verdict};
 
 /// The time of a claim. SQLite's own `'now'` moves on between the rows of one select: an earlier
 /// record could be not yet due and a later one of its key no longer held.
-const CLOCK: &str = "with clock as materialized (
+const CLOCK: &str = "with recursive clock as materialized (
     select strftime('%Y-%m-%dT%H:%M:%fZ', 'now') as now, julianday('now') as day)";
 
-/// A record that is due and not leased to the unit of work that wrote it. Writers may give
-/// `available_at` in any form that SQLite knows; the other times are the library's own and compare
-/// as text.
-const DUE: &str = "o.status = 'NEW' and julianday(o.available_at) <= (select day from clock)
-    and (o.retry_at is null or o.retry_at <= (select now from clock))
-    and (o.owner is null or o.lease_until <= (select now from clock))";
+/// A record that can go at once but for a birth lease: neither delayed nor failed before. An index
+/// has these words, and those of the next two. Writers may give `available_at` in any form that
+/// SQLite knows; the other times are the library's own and compare as text.
+const READY: &str = "o.status = 'NEW' and o.error_message is null
+    and julianday(o.available_at) <= julianday(o.written_at)";
 
-fn not_held(table: &str, claim: &Claim<'_>) -> String {
-    if !claim.ordered {
-        return String::new();
-    }
-    let dead = if claim.dead_letters_block {
-        "p.status = 'ERR' or"
-    } else {
-        ""
-    };
+/// A record that was delayed or has failed before, and has not gone yet; and when it is due.
+const WAITING: &str = "o.status = 'NEW'
+    and (o.error_message is not null or julianday(o.available_at) > julianday(o.written_at))";
+const DUE_AT: &str = "max(julianday(o.available_at), coalesce(julianday(o.retry_at), 0))";
+
+/// Nobody but the unit of work that wrote it may publish it yet.
+const BORN: &str = "(o.owner is not null and o.lease_until > (select now from clock))";
+
+/// Whether nothing of its key goes before a ready record: nothing that was delayed, has failed or
+/// is its writer's. Ready ones before it are read before it.
+fn nothing_holds_ready(table: &str) -> String {
     format!(
-        "and not exists (select 1 from {table} p
-              where p.ordering_key = o.ordering_key and p.seq < o.seq and p.status <> 'SENT'
-                and ({dead} p.status = 'NEW' and (p.retry_at > (select now from clock)
-                        or julianday(p.available_at) > (select day from clock)
-                        or p.owner is not null and p.lease_until > (select now from clock))))"
+        "(not ?1 or not exists (select 1 from {table} p
+              where (p.status = 'ERR' or p.status = 'NEW' and (p.error_message is not null
+                     or julianday(p.available_at) > julianday(p.written_at) or p.owner is not null))
+                and p.ordering_key = o.ordering_key and p.seq < o.seq
+                and (p.status = 'NEW' or ?2) and p.seq not in (select value from json_each(?3))))"
     )
 }
 
+/// Whether nothing of its key goes before a waiting record: they are found by their time, so what
+/// goes first must be gone.
+fn nothing_holds_waiting(table: &str) -> String {
+    format!(
+        "(not ?1 or not exists (select 1 from {table} p
+              where p.status <> 'SENT' and p.ordering_key = o.ordering_key and p.seq < o.seq
+                and (p.status = 'NEW' or ?2) and p.seq not in (select value from json_each(?3))))"
+    )
+}
+
+/// Whether a record is in a partition that the relay holds, of a tenant that it carries.
+const OURS: &str = "(?6 is null or o.tenant_id in (select value from json_each(?6)))";
+const HELD: &str = "(?4 or o.partition in (select value from json_each(?5)))";
+
 pub(super) async fn claim(store: &SqliteStore, claim: &Claim<'_>) -> Result<Claimed> {
-    let table = store.table();
-    let held = not_held(&table, claim);
-    let tenants = claim.relay.tenants.as_ref().map(json).transpose()?;
-    let all = claim.leases.len() == usize::from(PARTITIONS);
-    let partitions: Vec<u16> = claim.leases.iter().map(|lease| lease.partition).collect();
-    let rows = if partitions.is_empty() {
+    let rows = if claim.leases.is_empty() {
         Vec::new()
     } else {
-        sqlx::query(AssertSqlSafe(format!(
-            "{CLOCK} select {COLUMNS}, owner from {table} o
-             where {DUE} and (?1 or o.partition in (select value from json_each(?2)))
-               and (?3 is null or o.tenant_id in (select value from json_each(?3))) {held}
-             order by o.seq limit ?4"
-        )))
-        .bind(all)
-        .bind(json(&partitions)?)
-        .bind(&tenants)
-        .bind(i64::from(claim.limit))
-        .fetch_all(&store.pool)
-        .await
-        .map_err(|e| error("claiming", e))?
+        read(store, claim).await?
     };
     let (mut records, unreadable) = readable(&rows)?;
     if !unreadable.is_empty() {
@@ -89,30 +91,106 @@ pub(super) async fn claim(store: &SqliteStore, claim: &Claim<'_>) -> Result<Clai
         let taken = take_over(store, &orphans, claim).await?;
         keep_taken(&mut records, &orphans, &taken);
     }
-    if !records.is_empty() {
-        return Ok(Claimed {
-            records,
-            ..Claimed::default()
-        });
+    if records.is_empty() {
+        return what_is_left(store, claim).await;
     }
-    let (waiting, elsewhere) = sqlx::query_as(AssertSqlSafe(format!(
-        "{CLOCK} select exists(select 1 from {table} where status = 'NEW'
-                       and (?3 is null or tenant_id in (select value from json_each(?3)))),
-                not ?1 and exists(select 1 from {table} o
-                    where {DUE} and o.partition not in (select value from json_each(?2))
-                      and (?3 is null or o.tenant_id in (select value from json_each(?3))) {held})"
-    )))
-    .bind(all)
-    .bind(json(&partitions)?)
-    .bind(&tenants)
-    .fetch_one(&store.pool)
-    .await
-    .map_err(|e| error("claiming", e))?;
     Ok(Claimed {
         records,
-        waiting,
-        elsewhere,
+        ..Claimed::default()
     })
+}
+
+async fn read(store: &SqliteStore, claim: &Claim<'_>) -> Result<Vec<SqliteRow>> {
+    let table = store.table();
+    list_tenants(store).await?;
+    let tenants = store.backlog.turn(claim.relay, tenants_max(claim.limit));
+    let statement = format!(
+        "{CLOCK}, waiting as materialized (
+             select o.seq from {table} o
+             where {WAITING} and {DUE_AT} <= (select day from clock) and not {BORN} and {HELD} and {OURS}
+               and o.seq not in (select value from json_each(?3)) and {waiting_goes}
+             order by {DUE_AT} limit ?7 / 2 + ?7 % 2),
+         turn as materialized (select value as tenant from json_each(?8)),
+         share as materialized (
+             select (?7 - (select count(*) from waiting)) / max(1, (select count(*) from turn)) as most)
+         select {COLUMNS}, owner from {table}
+         where seq in (select seq from waiting)
+         union all
+         select {COLUMNS}, owner from turn cross join {table} r
+         where r.seq in (
+             select o.seq from {table} o
+             where {READY} and o.tenant_id = turn.tenant and not {BORN} and {HELD}
+               and o.seq not in (select value from json_each(?3)) and {ready_goes}
+             order by o.seq limit (select most from share))
+         order by seq",
+        waiting_goes = nothing_holds_waiting(&table),
+        ready_goes = nothing_holds_ready(&table),
+    );
+    of_claim(&statement, claim)?
+        .bind(i64::from(claim.limit))
+        .bind(json(&tenants)?)
+        .fetch_all(&store.pool)
+        .await
+        .map_err(claiming)
+}
+
+/// Lists the tenants that have ready records, by jumping from one to the next in the index.
+async fn list_tenants(store: &SqliteStore) -> Result<()> {
+    let begun = Instant::now();
+    let table = store.table();
+    let tenants = sqlx::query_scalar(AssertSqlSafe(format!(
+        "with recursive t(tenant) as (
+             select min(o.tenant_id) from {table} o where {READY}
+             union all
+             select (select min(o.tenant_id) from {table} o where {READY} and o.tenant_id > t.tenant)
+             from t where t.tenant is not null)
+         select tenant from t where tenant is not null"
+    )))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(claiming)?;
+    store.backlog.list(tenants, begun);
+    Ok(())
+}
+
+/// What is to be known where nothing can be published now.
+async fn what_is_left(store: &SqliteStore, claim: &Claim<'_>) -> Result<Claimed> {
+    let table = store.table();
+    let statement = format!(
+        "{CLOCK} select exists(select 1 from {table} o where {READY} and {OURS})
+                     or exists(select 1 from {table} o where {WAITING} and {OURS}),
+                exists(select 1 from {table} o where {READY} and not {BORN} and not {HELD} and {OURS} and {ready_goes})
+                     or exists(select 1 from {table} o where {WAITING} and {DUE_AT} <= (select day from clock)
+                                   and not {BORN} and not {HELD} and {OURS} and {waiting_goes})",
+        ready_goes = nothing_holds_ready(&table),
+        waiting_goes = nothing_holds_waiting(&table),
+    );
+    let row = of_claim(&statement, claim)?
+        .fetch_one(&store.pool)
+        .await
+        .map_err(claiming)?;
+    let flag = |at| row.try_get(at).map_err(claiming);
+    Ok(Claimed {
+        waiting: flag(0)?,
+        elsewhere: flag(1)?,
+        ..Claimed::default()
+    })
+}
+
+/// A statement with what `?1` to `?6` stand for.
+fn of_claim<'q>(statement: &str, claim: &Claim<'_>) -> Result<Query<'q, Sqlite, SqliteArguments>> {
+    let partitions: Vec<u16> = claim.leases.iter().map(|lease| lease.partition).collect();
+    Ok(sqlx::query(AssertSqlSafe(statement.to_owned()))
+        .bind(claim.ordered)
+        .bind(claim.dead_letters_block)
+        .bind(json(claim.in_flight)?)
+        .bind(claim.leases.len() == usize::from(PARTITIONS))
+        .bind(json(&partitions)?)
+        .bind(claim.relay.tenants.as_ref().map(json).transpose()?))
+}
+
+fn claiming(e: sqlx::Error) -> Error {
+    error("claiming", e)
 }
 
 /// Takes records from owners whose birth lease has run out: theirs is fenced from now on.

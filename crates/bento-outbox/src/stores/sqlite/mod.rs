@@ -20,13 +20,14 @@ use uuid::Uuid;
 
 use self::rows::{NewRow, get, json, read_time, uuid};
 use super::Tables;
+use super::backlog::Backlog;
 use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::record::OutboxRecord;
 use crate::store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease, Relay,
-    Savepoint, Settle, Store, TenantStatus, TransactionalStore,
+    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -40,6 +41,7 @@ pub struct SqliteStore {
     pool: SqlitePool,
     tables: Tables,
     hint: Arc<Notify>,
+    backlog: Arc<Backlog>,
 }
 
 /// The migrations, in order; `{table}` is filled in.
@@ -69,6 +71,7 @@ impl SqliteStore {
             pool,
             tables,
             hint: Arc::default(),
+            backlog: Arc::default(),
         }
     }
 
@@ -337,6 +340,10 @@ impl Store for SqliteStore {
 
     async fn status(&self) -> Result<Vec<TenantStatus>> {
         operate::status(self).await
+    }
+
+    async fn backlog(&self) -> Result<Vec<TenantBacklog>> {
+        operate::backlog(self).await
     }
 
     async fn held_keys(&self, limit: u32) -> Result<Vec<HeldKey>> {

@@ -11,7 +11,7 @@ use super::rows::{COLUMNS, get, json, record, time};
 use super::{NOW, SqliteStore};
 use crate::error::Result;
 use crate::record::OutboxRecord;
-use crate::store::{Filter, HeldKey, Inspection, LiveRelay, TenantStatus};
+use crate::store::{Filter, HeldKey, Inspection, LiveRelay, TenantBacklog, TenantStatus};
 
 pub(super) async fn find(store: &SqliteStore, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
     let rows = sqlx::query(AssertSqlSafe(format!(
@@ -36,7 +36,7 @@ pub(super) async fn inspect(store: &SqliteStore) -> Result<Inspection> {
     .await
     .map_err(looking)?;
     let mut missing = Vec::new();
-    for index in ["new", "unsent", "dead", "sent"] {
+    for index in ["ready", "waiting", "holding", "unsent", "dead", "sent"] {
         let name = format!("{}_{index}", store.tables.table());
         let there: bool = sqlx::query_scalar(
             "select exists(select 1 from sqlite_schema where type = 'index' and name = ?1)",
@@ -104,6 +104,30 @@ pub(super) async fn status(store: &SqliteStore) -> Result<Vec<TenantStatus>> {
 
 fn count(row: &SqliteRow, column: &str) -> Result<u64> {
     get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0))
+}
+
+pub(super) async fn backlog(store: &SqliteStore) -> Result<Vec<TenantBacklog>> {
+    let rows: Vec<(String, i64, i64, Option<f64>)> = sqlx::query_as(AssertSqlSafe(format!(
+        "select tenant_id, sum(status = 'NEW'), sum(status = 'ERR'),
+                86400.0 * (julianday('now') - min(case
+                    when status = 'NEW' and julianday(available_at) <= julianday('now')
+                    then max(julianday(created_at), julianday(available_at)) end))
+         from {} where status <> 'SENT' group by tenant_id order by tenant_id",
+        store.table()
+    )))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(|e| error("counting what waits", e))?;
+    let count = |n: i64| u64::try_from(n).unwrap_or(0);
+    Ok(rows
+        .into_iter()
+        .map(|(tenant_id, pending, dead, oldest)| TenantBacklog {
+            tenant_id,
+            pending: count(pending),
+            dead: count(dead),
+            oldest_due_seconds: oldest.map(|age| age.max(0.0)),
+        })
+        .collect())
 }
 
 pub(super) async fn held_keys(store: &SqliteStore, limit: u32) -> Result<Vec<HeldKey>> {

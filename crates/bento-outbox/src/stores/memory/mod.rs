@@ -1,6 +1,8 @@
 //! A store in memory: for tests and examples, and the model of the others.
 
-use std::collections::{HashMap, HashSet};
+mod claims;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use crate::event::Event;
 use crate::record::{Delivery, OutboxRecord, Status};
 use crate::store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Isolation, Lease, PARTITIONS, Relay,
-    Savepoint, Settle, Store, TenantStatus, TransactionalStore, Verdict,
+    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore, Verdict,
 };
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
@@ -161,72 +163,7 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed> {
-        let now = Timestamp::now();
-        let mut rows = self.rows();
-        let mut claimed = Claimed::default();
-        let mut held: Vec<&OutboxRecord> = Vec::new();
-        let fence = Fence::Leases {
-            relay: claim.relay,
-            leases: claim.leases,
-        };
-        for record in &rows.records {
-            let tenants = &claim.relay.tenants;
-            let theirs = tenants
-                .as_ref()
-                .is_some_and(|ours| !ours.contains(&record.tenant));
-            let status = record.delivery.status;
-            if theirs
-                || status == Status::Sent
-                || (status == Status::Err && !claim.dead_letters_block)
-            {
-                continue;
-            }
-            let is_held = claim.ordered
-                && record.ordering_key().is_some()
-                && held
-                    .iter()
-                    .any(|earlier| earlier.ordering_key() == record.ordering_key());
-            let born = rows
-                .births
-                .get(&record.id)
-                .is_some_and(|(_, until)| *until > now);
-            let due = status == Status::New
-                && !born
-                && record.available_at <= now
-                && record.delivery.retry_at.is_none_or(|at| at <= now);
-            let partition = partition(record);
-            if !due || is_held {
-                held.push(record);
-            } else if claim
-                .leases
-                .iter()
-                .all(|lease| lease.partition != partition)
-            {
-                claimed.elsewhere = true;
-            } else if rows.births.contains_key(&record.id)
-                && rows.writable(&fence, record.id).is_none()
-            {
-                // Nobody takes over who has lost the partition.
-                held.push(record);
-            } else if claimed.records.len() < claim.limit as usize {
-                claimed.records.push(record.clone());
-            }
-        }
-        let waits = claimed.elsewhere
-            || held
-                .iter()
-                .any(|record| record.delivery.status == Status::New);
-        claimed.waiting = claimed.records.is_empty() && waits;
-        claimed.elsewhere &= claimed.records.is_empty();
-        for record in &mut claimed.records {
-            if rows.births.remove(&record.id).is_some() {
-                record.lost_attempts += 1;
-                if let Some(kept) = rows.records.iter_mut().find(|kept| kept.id == record.id) {
-                    kept.lost_attempts += 1;
-                }
-            }
-        }
-        Ok(claimed)
+        Ok(claims::claim(&mut self.rows(), claim))
     }
 
     async fn attempt(&self, fence: &Fence<'_>, id: Uuid) -> Result<Option<u32>> {
@@ -301,7 +238,7 @@ impl Store for MemoryStore {
 
     async fn status(&self) -> Result<Vec<TenantStatus>> {
         let now = Timestamp::now();
-        let mut tenants = std::collections::BTreeMap::<String, TenantStatus>::new();
+        let mut tenants = BTreeMap::<String, TenantStatus>::new();
         for record in &self.rows().records {
             let name = record.tenant.to_string();
             let tenant = tenants.entry(name.clone()).or_insert_with(|| TenantStatus {
@@ -329,6 +266,34 @@ impl Store for MemoryStore {
                     tenant.sent_per_second += if recent { 1.0 / 60.0 } else { 0.0 };
                 }
                 Status::Err => tenant.dead += 1,
+            }
+        }
+        Ok(tenants.into_values().collect())
+    }
+
+    async fn backlog(&self) -> Result<Vec<TenantBacklog>> {
+        let now = Timestamp::now();
+        let mut tenants = BTreeMap::<&str, TenantBacklog>::new();
+        let rows = self.rows();
+        let unsent = rows
+            .records
+            .iter()
+            .filter(|record| record.delivery.status != Status::Sent);
+        for record in unsent {
+            let name = record.tenant.as_str();
+            let tenant = tenants.entry(name).or_insert_with(|| TenantBacklog {
+                tenant_id: name.into(),
+                ..TenantBacklog::default()
+            });
+            if record.delivery.status == Status::Err {
+                tenant.dead += 1;
+                continue;
+            }
+            tenant.pending += 1;
+            if record.available_at <= now {
+                let age = record.created_at.max(record.available_at).until(now);
+                let oldest = tenant.oldest_due_seconds.unwrap_or(0.0);
+                tenant.oldest_due_seconds = Some(oldest.max(age.as_secs_f64()));
             }
         }
         Ok(tenants.into_values().collect())

@@ -1,0 +1,194 @@
+//! The relay at work: one batch is claimed while the last one is published and the one before is
+//! settled.
+//!
+//! What is in flight is left out of the claims made meanwhile, and a key of which a record failed is
+//! held for the batches that were claimed before the database knew ([`HeldKeys`]). Leases are
+//! renewed only while nothing is in flight: renewing may give some to another relay.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::away::Away;
+use super::holding::RENEW;
+use super::publishing::{HeldKeys, Published};
+use super::{Batch, Projector, finished};
+use crate::error::{ErrorKind, Result};
+use crate::telemetry;
+
+/// Records of the past deleted in one statement, and how often old ones are looked for.
+const PURGE_LIMIT: u32 = 1_000;
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+
+/// The pause between two counts of the backlog is so many times as long as a count.
+const COUNTING_PART: u32 = 20;
+
+impl Projector {
+    /// Carries until it is told to stop, or whoever would tell it is gone.
+    pub(super) async fn carry(&self, stopping: watch::Receiver<bool>) -> Result<()> {
+        tokio::select! {
+            result = self.carry_on(stopping) => result,
+            never = self.count_backlog() => match never {},
+        }
+    }
+
+    /// Counts what waits for the metrics, for as long as somebody carries. A backlog so long that
+    /// counting takes its time is counted less often.
+    async fn count_backlog(&self) -> Infallible {
+        let Some(every) = self.shared.settings.count_backlog_every else {
+            return std::future::pending().await;
+        };
+        loop {
+            let begun = Instant::now();
+            match self.shared.store.backlog().await {
+                Ok(backlog) => telemetry::backlog(&backlog),
+                Err(error) => tracing::debug!(error = error.report(), "the backlog is not counted"),
+            }
+            tokio::time::sleep(every.max(begun.elapsed() * COUNTING_PART)).await;
+        }
+    }
+
+    async fn carry_on(&self, mut stopping: watch::Receiver<bool>) -> Result<()> {
+        let settings = &self.shared.settings;
+        let mut away = Away::default();
+        loop {
+            let pause = match self.stretch(&stopping, away.tries > 0).await {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Schema | ErrorKind::InvalidSetting) =>
+                {
+                    return Err(error);
+                }
+                Err(error) => Some(away.database(&error)),
+                Ok(Batch {
+                    stopped_by: Some(rejection),
+                    ..
+                }) => Some(away.bus(&rejection)),
+                Ok(batch) => {
+                    away.back(batch.sent > 0);
+                    away.blocked(batch.blocked.as_ref());
+                    match batch {
+                        Batch { claimed: 1.., .. } => None,
+                        Batch { waiting: true, .. } => Some(settings.poll_interval_busy),
+                        _ => Some(
+                            settings
+                                .poll_interval_idle
+                                .min(settings.lease_term.mul_f64(RENEW)),
+                        ),
+                    }
+                }
+            };
+            if has_stopped(&stopping) {
+                return Ok(());
+            }
+            let Some(pause) = pause else { continue };
+            let hintable = away.tries == 0;
+            tokio::select! {
+                _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+                () = self.shared.store.hint(), if hintable => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Carries batches until a claim finds nothing, something stops it, or leases are to be renewed.
+    /// Answers what the last one came to.
+    async fn stretch(&self, stopping: &watch::Receiver<bool>, probe: bool) -> Result<Batch> {
+        let _alone = self.shared.one_at_a_time.lock().await;
+        if probe {
+            return self.round(&mut HeldKeys::default(), true).await;
+        }
+        self.renew_in_time().await?;
+        let mut settling = None;
+        let carried = self.overlapped(stopping, &mut settling).await;
+        // Whatever happened, nobody claims before what was published is written.
+        let settled = settled(&mut settling).await;
+        let batch = carried?;
+        settled.map(|()| batch)
+    }
+
+    async fn overlapped(
+        &self,
+        stopping: &watch::Receiver<bool>,
+        settling: &mut Option<Settling>,
+    ) -> Result<Batch> {
+        let mut held = HeldKeys::default();
+        let mut blocked = None;
+        let mut taken = self.take(&[], false).await?;
+        loop {
+            let mut in_flight: Vec<i64> = taken.records.iter().map(|record| record.seq).collect();
+            let alone = in_flight.is_empty() || taken.careful || self.renewal_is_due();
+            let next = (!alone && !has_stopped(stopping)).then(|| {
+                in_flight.extend(settling.iter().flat_map(|settling| &settling.in_flight));
+                let projector = self.clone();
+                tokio::spawn(async move { projector.take(&in_flight, false).await })
+            });
+            let (published, mut batch) = self.publish(taken, &mut held).await?;
+            let before = settled(settling).await;
+            let goes_on = batch.stopped_by.is_none() && !published.is_cut_short;
+            *settling = Some(self.start_settling(published));
+            before?;
+            blocked = blocked.or(batch.blocked.take());
+            let last = Batch {
+                blocked: blocked.clone(),
+                ..batch
+            };
+            let Some(next) = next.filter(|_| goes_on) else {
+                return Ok(last);
+            };
+            taken = finished(next.await)?;
+            // What is to be done with care is claimed again, when nothing else is in flight.
+            if taken.records.is_empty() || taken.careful {
+                return Ok(last);
+            }
+        }
+    }
+
+    /// Settles in a task of its own, and purges a little where that is due.
+    fn start_settling(&self, published: Published) -> Settling {
+        let projector = self.clone();
+        Settling {
+            in_flight: published.in_flight.clone(),
+            task: tokio::spawn(async move {
+                projector.settle(published).await?;
+                projector.purge_now_and_then().await
+            }),
+        }
+    }
+
+    /// Deletes what was sent long ago, if this is the relay that holds the first partition.
+    pub(super) async fn purge_now_and_then(&self) -> Result<()> {
+        let (elected, due) = {
+            let holding = self.holding();
+            let elected = holding.leases.iter().any(|lease| lease.partition == 0);
+            (elected, Instant::now() >= holding.purge_at)
+        };
+        let age = self.shared.settings.retention;
+        let Some(age) = age.filter(|age| elected && due && !age.is_zero()) else {
+            return Ok(());
+        };
+        let purged = self.shared.store.purge(age, PURGE_LIMIT).await?;
+        let more = purged >= u64::from(PURGE_LIMIT);
+        self.holding().purge_at = Instant::now() + if more { Duration::ZERO } else { PURGE_EVERY };
+        Ok(())
+    }
+}
+
+/// A batch that is being settled.
+struct Settling {
+    in_flight: Vec<i64>,
+    task: JoinHandle<Result<()>>,
+}
+
+/// Waits until the batch before is settled.
+async fn settled(settling: &mut Option<Settling>) -> Result<()> {
+    match settling.take() {
+        Some(settling) => finished(settling.task.await),
+        None => Ok(()),
+    }
+}
+
+fn has_stopped(stopping: &watch::Receiver<bool>) -> bool {
+    *stopping.borrow() || stopping.has_changed().is_err()
+}
