@@ -1,9 +1,12 @@
 //! From a URL to a database or a bus: the only place that names every adapter.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+#[cfg(feature = "http")]
+use bento_outbox::Topic;
 use bento_outbox::publishers::{FilePublisher, NullPublisher, StdoutPublisher};
-use bento_outbox::{Error, Publisher, Store};
+use bento_outbox::{DeadLetterTopic, Destination, Error, MessageBus, Publisher, Store};
 
 use crate::failure::{Failure, Result};
 use crate::settings::{self, Settings};
@@ -94,13 +97,56 @@ async fn open(settings: &Settings, create: bool) -> Result<Database> {
     }
 }
 
-/// The bus of `bus_url`.
+/// The bus of `bus_url`, with those of the routes behind it.
 ///
 /// # Errors
 /// A URL that this program cannot use; exit code 2. Whether the bus answers, its first use tells.
 pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
-    let url = &settings.bus_url;
-    let refuse = |what: &str| settings.refuse("bus_url", what);
+    let mut destinations = HashMap::new();
+    for bus in settings.buses() {
+        let destination = Destination {
+            name: bus.name(),
+            publisher: one_bus(settings, bus)?,
+        };
+        destinations.insert(bus.url, destination);
+    }
+    // Every URL of the settings is that of one of its buses.
+    let at = |url: &str| destinations[url].clone();
+    let otherwise = at(&settings.bus_url);
+    if destinations.len() == 1 {
+        return Ok(otherwise.publisher);
+    }
+    let route = |route: &settings::Route| bento_outbox::Route {
+        events: route.events.clone(),
+        destination: at(route.bus().unwrap_or(&settings.bus_url)),
+    };
+    let routes = settings.routes.iter().map(route).collect();
+    let bus = MessageBus::new(otherwise, routes, &settings.projector.retry);
+    Ok(Arc::new(bus))
+}
+
+/// Who publishes copies of dead letters on `bus`, where the settings name a topic for them.
+///
+/// # Errors
+/// None that the settings would not have had before.
+pub(crate) fn dead_letter_topic(
+    settings: &Settings,
+    bus: &Arc<dyn Publisher>,
+) -> Result<Option<DeadLetterTopic>> {
+    let Some(topic) = settings.topic_with_dead_letters() else {
+        return Ok(None);
+    };
+    let retry = settings.projector.retry.clone();
+    Ok(Some(DeadLetterTopic::new(bus.clone(), topic, retry)?))
+}
+
+/// One of the buses that the settings name.
+///
+/// # Errors
+/// As for [`bus`].
+pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc<dyn Publisher>> {
+    let url = bus.url;
+    let refuse = |what: &str| bus.refuse(what);
     let not_yet = |bus: &str| {
         Err(refuse(&format!(
             "names {bus}, which is not supported by this version yet"
@@ -127,11 +173,7 @@ pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
             let parsed = url
                 .parse()
                 .map_err(|error| refuse(&format!("is no URL: {error}")))?;
-            let publisher = NatsPublisher::new(
-                &parsed,
-                settings.topic.clone(),
-                settings.cloud_events.clone(),
-            );
+            let publisher = NatsPublisher::new(&parsed, bus.topic(), settings.cloud_events.clone());
             publisher
                 .map(|bus| Arc::new(bus) as Arc<dyn Publisher>)
                 .map_err(|error| named(error, refuse))
@@ -144,11 +186,56 @@ pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
         "kafka" => not_yet("Kafka"),
         "amqp" | "amqps" => not_yet("RabbitMQ"),
         "redis" | "rediss" => not_yet("Redis"),
-        "http" | "https" => not_yet("a webhook"),
+        #[cfg(feature = "http")]
+        "http" | "https" => webhook(settings, url, bus.topic(), refuse)
+            .map(|bus| Arc::new(bus) as Arc<dyn Publisher>),
+        #[cfg(not(feature = "http"))]
+        "http" | "https" => Err(refuse("needs a program built with `--features http`")),
         other => Err(refuse(&format!(
             "begins with {other:?}, which is none of stdout, file, null, nats, kafka, amqp, redis, http"
         ))),
     }
+}
+
+/// The webhook of `alert_url`; none where nobody is to be told.
+///
+/// # Errors
+/// A URL that this program cannot use; exit code 2. Whether it answers, its first use tells.
+pub(crate) fn alert(settings: &Settings) -> Result<Option<Arc<dyn Publisher>>> {
+    let Some(url) = &settings.alert_url else {
+        return Ok(None);
+    };
+    let refuse = |what: &str| settings.refuse("alert_url", &what.replace("bus_url: ", ""));
+    match settings::scheme(url).unwrap_or_default() {
+        #[cfg(feature = "http")]
+        "http" | "https" => {
+            webhook(settings, url, Topic::default(), refuse).map(|it| Some(Arc::new(it) as _))
+        }
+        #[cfg(not(feature = "http"))]
+        "http" | "https" => Err(refuse("needs a program built with `--features http`")),
+        other => Err(refuse(&format!(
+            "begins with {other:?}, which is neither http nor https"
+        ))),
+    }
+}
+
+#[cfg(feature = "http")]
+fn webhook(
+    settings: &Settings,
+    url: &str,
+    topic: Topic,
+    refuse: impl Fn(&str) -> Failure,
+) -> Result<bento_outbox::publishers::HttpPublisher> {
+    let parsed = url
+        .parse()
+        .map_err(|error| refuse(&format!("is no URL: {error}")))?;
+    let webhook = bento_outbox::publishers::HttpPublisher::new(
+        &parsed,
+        topic,
+        settings.cloud_events.clone(),
+        settings.webhook_secrets.clone(),
+    );
+    webhook.map_err(|error| named(error, refuse))
 }
 
 /// An adapter's error about its URL, with the name of the setting where it is about the URL.

@@ -9,6 +9,7 @@
     )
 )]
 
+mod admin;
 mod commands;
 mod connect;
 mod event_line;
@@ -51,7 +52,7 @@ pub(crate) struct Cli {
     /// Database, as sqlite://outbox.db or postgres://user@host/name
     #[arg(long, global = true, value_name = "URL")]
     database_url: Option<String>,
-    /// Bus, as stdout:, file:events.jsonl or nats://host:4222
+    /// Bus, as stdout:, file:events.jsonl, nats://host:4222 or https://host/path
     #[arg(long, global = true, value_name = "URL")]
     bus_url: Option<String>,
     #[command(subcommand)]

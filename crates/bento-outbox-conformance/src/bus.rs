@@ -73,6 +73,11 @@ pub struct Capabilities {
     /// The body travels apart from the attributes. Otherwise an event is one line of text, in which
     /// the line breaks of JSON become spaces.
     pub carries_bodies: bool,
+    /// The records of a batch arrive in the order given. Otherwise they are sent side by side, and
+    /// only whole batches arrive one after the other.
+    pub keeps_batch_order: bool,
+    /// The names of headers arrive in small letters, since the protocol takes them without case.
+    pub lowers_header_names: bool,
     /// It drops an event that it has already, by its id.
     pub drops_repetitions: bool,
     /// It refuses an event whose topic nobody takes; events of the type `nowhere` have such a topic.
@@ -215,6 +220,23 @@ async fn passed(bus: &dyn Bus, can: &Capabilities, record: &OutboxRecord) -> Opt
 
 fn ids(records: &[OutboxRecord]) -> Vec<String> {
     records.iter().map(|record| record.id.to_string()).collect()
+}
+
+/// Holds the ids that arrived against what was published, one batch after the other.
+fn assert_arrived(can: &Capabilities, arrived: &[String], batches: &[&[OutboxRecord]]) {
+    let expected = batches.iter().map(|batch| batch.len()).sum::<usize>();
+    assert_eq!(arrived.len(), expected, "so many events arrive");
+    let mut rest = arrived;
+    for batch in batches {
+        let (arrived, later) = rest.split_at(batch.len());
+        rest = later;
+        let (mut arrived, mut expected) = (arrived.to_vec(), ids(batch));
+        if !can.keeps_batch_order {
+            arrived.sort();
+            expected.sort();
+        }
+        assert_eq!(arrived, expected);
+    }
 }
 
 /// The ids that arrived, in order.

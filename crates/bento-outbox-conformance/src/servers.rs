@@ -12,6 +12,7 @@
 
 pub mod nats;
 pub mod postgres;
+pub mod receiver;
 mod workshop;
 
 use std::fs::{self, File};
@@ -28,6 +29,7 @@ use uuid::Uuid;
 
 pub use nats::{NatsServer, shared_nats};
 pub use postgres::{Database, PostgresServer, shared_postgres};
+pub use receiver::ReceiverServer;
 pub use rustix::process::Signal;
 
 /// How long a server may take to start or to stop: far more than it needs, since CI machines stall.

@@ -26,6 +26,8 @@ bus_suite!(null, fresh_null, NULL);
 const MEMORY: Capabilities = Capabilities {
     keeps: true,
     carries_bodies: true,
+    keeps_batch_order: true,
+    lowers_header_names: false,
     drops_repetitions: false,
     refuses_unrouted: false,
     payload_bytes_max: None,

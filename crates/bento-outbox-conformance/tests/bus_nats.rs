@@ -25,6 +25,8 @@ bus_suite!(nats, fresh_nats, NATS);
 const NATS: Capabilities = Capabilities {
     keeps: true,
     carries_bodies: true,
+    keeps_batch_order: true,
+    lowers_header_names: false,
     drops_repetitions: true,
     refuses_unrouted: true,
     payload_bytes_max: Some(1_000_000),
@@ -43,7 +45,12 @@ async fn fresh_nats() -> Nats {
     Nats { server, proxy }
 }
 
-async fn stream(server: &NatsServer, name: &str, subject: &str, change: fn(&mut Config)) {
+pub(crate) async fn stream(
+    server: &NatsServer,
+    name: &str,
+    subject: &str,
+    change: fn(&mut Config),
+) {
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut config = Config {
         name: name.into(),
@@ -104,9 +111,9 @@ impl Faults for Nats {
     }
 }
 
-type Message = async_nats::jetstream::message::StreamMessage;
+pub(crate) type Message = async_nats::jetstream::message::StreamMessage;
 
-async fn messages(server: &NatsServer, stream: &str) -> Vec<Message> {
+pub(crate) async fn messages(server: &NatsServer, stream: &str) -> Vec<Message> {
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut stream = jetstream::new(client).get_stream(stream).await.unwrap();
     let last = stream.info().await.unwrap().state.last_sequence;
@@ -117,7 +124,7 @@ async fn messages(server: &NatsServer, stream: &str) -> Vec<Message> {
     messages
 }
 
-fn headers(message: &Message) -> BTreeMap<String, String> {
+pub(crate) fn headers(message: &Message) -> BTreeMap<String, String> {
     let headers = message.headers.iter();
     headers
         .map(|(name, values)| {

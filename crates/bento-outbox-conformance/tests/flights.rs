@@ -21,9 +21,9 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
 const JANUARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/flights-2013-01.jsonl.gz");
-const EVENTS: usize = 53_402;
+pub(super) const EVENTS: usize = 53_402;
 /// How long a command may take: far more than it needs.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 #[tokio::test]
 async fn january_goes_from_sqlite_to_a_file() {
@@ -63,7 +63,7 @@ async fn january_goes_from_postgres_to_jetstream() {
 
 /// A line of the file.
 #[derive(Deserialize)]
-struct Flight<'a> {
+pub(super) struct Flight<'a> {
     id: &'a str,
     tenant_id: &'a str,
     aggregate_type: Option<&'a str>,
@@ -76,19 +76,19 @@ struct Flight<'a> {
 }
 
 /// An event as it came out of a bus.
-struct Arrived {
-    attributes: BTreeMap<String, String>,
-    body: Vec<u8>,
+pub(super) struct Arrived {
+    pub(super) attributes: BTreeMap<String, String>,
+    pub(super) body: Vec<u8>,
 }
 
 /// The file, unpacked in a folder for all that a test makes of it.
-struct Flights {
-    folder: TempDir,
+pub(super) struct Flights {
+    pub(super) folder: TempDir,
     lines: String,
 }
 
 impl Flights {
-    fn unpacked() -> Self {
+    pub(super) fn unpacked() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let lines = io::read_to_string(GzDecoder::new(File::open(JANUARY).unwrap())).unwrap();
         let mut file = File::create(folder.path().join("flights.jsonl")).unwrap();
@@ -130,13 +130,13 @@ impl Flights {
         run(&["run", "--once"], Stdio::null()).await;
     }
 
-    fn flights(&self) -> impl Iterator<Item = Flight<'_>> {
+    pub(super) fn flights(&self) -> impl Iterator<Item = Flight<'_>> {
         let parse = |line| serde_json::from_str(line).unwrap();
         self.lines.lines().map(parse)
     }
 
     /// Every event is there once, as the file has it, and every aircraft's are in the file's order.
-    fn check(&self, arrived: &[Arrived]) {
+    pub(super) fn check(&self, arrived: &[Arrived]) {
         let flights: Vec<_> = self.flights().collect();
         let numbers: HashMap<_, _> = flights.iter().map(|f| f.id).zip(0..).collect();
         assert_eq!((flights.len(), numbers.len()), (EVENTS, EVENTS));
@@ -196,7 +196,7 @@ impl Flight<'_> {
 }
 
 /// The program that the same build made beside this test.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let program = this.parent().and_then(Path::parent).unwrap();
     let program = program.join("bento-outbox");
@@ -288,11 +288,11 @@ async fn messages(server: &NatsServer) -> Vec<Arrived> {
 }
 
 /// How many events are in which state.
-type States = Vec<(String, i64)>;
+pub(super) type States = Vec<(String, i64)>;
 
 const STATES: &str = "select status, count(*) from outbox_events group by status";
 
-fn all_sent() -> States {
+pub(super) fn all_sent() -> States {
     vec![("SENT".into(), EVENTS as i64)]
 }
 
@@ -302,7 +302,7 @@ async fn sqlite_states(url: &str) -> States {
     states.unwrap()
 }
 
-async fn postgres_states(url: &str) -> States {
+pub(super) async fn postgres_states(url: &str) -> States {
     let mut database = PgConnection::connect(url).await.unwrap();
     let states = sqlx::query_as(STATES).fetch_all(&mut database).await;
     states.unwrap()

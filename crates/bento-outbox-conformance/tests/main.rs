@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod bus;
+mod bus_http;
 mod bus_nats;
 mod cancel;
 mod cancellation;
@@ -10,12 +11,15 @@ mod chaos;
 mod commits;
 mod faults;
 mod flights;
+mod flights_http;
 mod floor;
 mod handlers;
 mod migrations;
 mod model;
 mod mutants_store;
 mod reach;
+mod routes;
 mod servers;
 mod store;
 mod table;
+mod webhooks;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::registry::{EventRegistry, EventType};
-use crate::topic::Topic;
+use crate::topic::{Topic, TopicTemplate};
 
 /// What an AsyncAPI document says beside what the registry knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct AsyncApi {
     pub version: String,
     /// More about them. Defaults to nothing.
     pub description: Option<String>,
-    /// Where the relay publishes them: its setting `topic`. Defaults to `{type}`.
+    /// Where the relay publishes them: its setting `topic` and its routes. Defaults to `{type}`.
     pub topic: Topic,
 }
 
@@ -43,7 +43,9 @@ impl EventRegistry {
     pub fn asyncapi(&self, about: &AsyncApi) -> Value {
         let mut document = Document::default();
         for event_type in self.types() {
-            document.add(event_type, &about.topic);
+            for template in templates(&about.topic, event_type.name()) {
+                document.add(event_type, template);
+            }
         }
         let mut info = json!({"title": about.title, "version": about.version});
         if let Some(description) = &about.description {
@@ -60,6 +62,23 @@ impl EventRegistry {
     }
 }
 
+/// The templates by which an event of that type may get its topic, whatever its tenant.
+fn templates<'a>(topic: &'a Topic, event_type: &str) -> Vec<&'a TopicTemplate> {
+    let mut templates = Vec::new();
+    for rule in topic
+        .rules
+        .iter()
+        .filter(|rule| rule.events.event_type.matches(event_type))
+    {
+        templates.push(&rule.template);
+        if rule.events.tenant.is_everything() {
+            return templates;
+        }
+    }
+    templates.push(&topic.template);
+    templates
+}
+
 /// The parts of the document, as they come together.
 #[derive(Default)]
 struct Document {
@@ -70,7 +89,7 @@ struct Document {
 }
 
 impl Document {
-    fn add(&mut self, event_type: &EventType, topic: &Topic) {
+    fn add(&mut self, event_type: &EventType, topic: &TopicTemplate) {
         let address = topic.to_string().replace("{type}", event_type.name());
         let channel = key(&address);
         let placeholders = ["tenant_id", "aggregate_type"];
@@ -188,6 +207,8 @@ mod tests {
 
     use super::*;
     use crate::event::DomainEvent;
+    use crate::selector::Selector;
+    use crate::topic::TopicRule;
 
     #[derive(Serialize, Deserialize)]
     struct Placed {}
@@ -285,6 +306,35 @@ mod tests {
             3
         );
         assert_eq!(document["operations"].as_object().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn rules_give_a_type_the_topics_of_its_tenants() {
+        let rule = |event_type: &str, tenant: &str, template: &str| TopicRule {
+            events: Selector {
+                event_type: event_type.parse().unwrap(),
+                tenant: tenant.parse().unwrap(),
+            },
+            template: template.parse().unwrap(),
+        };
+        let topic = Topic {
+            rules: vec![
+                rule("order.*", "acme", "acme.orders"),
+                rule("order.placed", "*", "placed"),
+                rule("order.*", "*", "never.{type}"),
+            ],
+            ..Topic::default()
+        };
+        let document = registry().asyncapi(&AsyncApi {
+            topic,
+            ..AsyncApi::default()
+        });
+        let channels = document["channels"].as_object().unwrap();
+        let names: Vec<&str> = channels.keys().map(String::as_str).collect();
+        assert_eq!(names, ["acme.orders", "order__3Ashipped__2Fnow", "placed"]);
+        for channel in ["acme.orders", "placed"] {
+            assert_eq!(channels[channel]["messages"].as_object().unwrap().len(), 2);
+        }
     }
 
     #[test]

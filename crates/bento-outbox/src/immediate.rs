@@ -257,13 +257,11 @@ impl Shared {
     fn judge(&self, outcome: Outcome, tries: u32) -> Judgement {
         match outcome {
             Outcome::Acked => Judgement::Settle(Verdict::Sent),
+            // Only a relay makes dead letters: it also tells of them.
             Outcome::Rejected(Rejection {
                 class: RejectionClass::Permanent,
-                reason,
-            }) => Judgement::Settle(Verdict::Dead {
-                counts: true,
-                reason,
-            }),
+                ..
+            }) => Judgement::Relay(Verdict::HandOver),
             Outcome::Rejected(Rejection {
                 class:
                     RejectionClass::Unreachable | RejectionClass::Config | RejectionClass::Throttled(_),

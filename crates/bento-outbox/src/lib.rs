@@ -78,6 +78,7 @@
 //! | store | a database, as the outbox sees it: [`Store`], and [`TransactionalStore`] for writing |
 //! | publisher | a message bus, as the outbox sees it; it *publishes*: [`Publisher`] |
 //! | projector | the relay: it *claims* records, has them published and *settles* them: [`Projector`] |
+//! | destination | a bus that events may be routed to: [`MessageBus`] |
 //! | outcome | what the bus answered about one record: [`Outcome`] |
 //! | dead letter | a record with the status `ERR`: a person must look |
 //!
@@ -99,6 +100,7 @@
 //! | `postgres` | [`stores`]`::PostgresStore`, on sqlx |
 //! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
 //! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
+//! | `http` | [`publishers`]`::HttpPublisher`, webhooks, on hyper |
 //! | `schema` | JSON Schemas from Rust types, by schemars 1: `EventType::described` |
 //! | `validation` | payloads held to their JSON Schemas at the door: `EventRegistry::enforcing_schemas` |
 //! | `opentelemetry` | the current span's trace context in each event, by tracing-opentelemetry 0.34 |
@@ -114,15 +116,20 @@
 //!   [`SchemaFiles`], [`schema_breaks`].
 //! - Tests without a database: [`testing`].
 //! - What an error means for the caller: [`ErrorKind`].
-//! - What a message looks like: [`CloudEvents`].
+//! - What a message looks like: [`CloudEvents`]; under which topic: [`Topic`].
 //! - An adapter of your own: [`Store`], [`Publisher`], and the crate `bento-outbox-conformance`,
 //!   which has the cases it must pass.
 
 mod aggregate;
+mod alert;
 mod asyncapi;
+mod bus;
 mod causality;
 mod cloud_event;
 mod compatibility;
+mod dead_letter;
+mod dead_letter_topic;
+mod door;
 mod error;
 mod event;
 mod immediate;
@@ -136,6 +143,7 @@ mod retry;
 #[cfg(feature = "schema")]
 mod schema;
 mod schema_files;
+mod selector;
 mod store;
 pub mod telemetry;
 mod tenant;
@@ -165,12 +173,16 @@ pub mod stores;
 pub mod testing;
 
 pub use aggregate::AggregateRoot;
+pub use alert::{AlertSettings, DeadLetterAlert};
 pub use asyncapi::AsyncApi;
+pub use bus::{Destination, MessageBus, Route};
 pub use causality::{Cause, handling};
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
 pub use compatibility::{
     BrokenSide, CompatibilityMode, SchemaBreak, schema_breaks, schema_breaks_at,
 };
+pub use dead_letter::{DeadLetter, DeadLetterObserver};
+pub use dead_letter_topic::DeadLetterTopic;
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
 pub use immediate::ImmediateSettings;
@@ -182,6 +194,7 @@ pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, Reject
 pub use registry::{Decoded, Encoded, EventRegistry, EventType, SchemaValidator};
 pub use retry::RetrySettings;
 pub use schema_files::SchemaFiles;
+pub use selector::{Pattern, Selector};
 pub use store::{
     Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
     LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
@@ -189,7 +202,7 @@ pub use store::{
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;
-pub use topic::Topic;
+pub use topic::{Topic, TopicRule, TopicTemplate};
 pub use unit_of_work::UnitOfWork;
 
 /// The README, so that its code is tested.

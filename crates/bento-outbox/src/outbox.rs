@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::causality;
+use crate::door::{Door, Refusal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::immediate::{Immediate, ImmediateSettings};
 use crate::pending::{self, Scope};
 use crate::publisher::Publisher;
-use crate::registry::{Door, EventRegistry};
+use crate::registry::EventRegistry;
 use crate::store::{Appended, Isolation, Store, TransactionalStore};
 use crate::tenant::Tenant;
 use crate::unit_of_work::UnitOfWork;
@@ -71,6 +71,10 @@ impl<S: TransactionalStore> Outbox<S> {
     /// An event of whose key an earlier one is not sent yet waits for it, and is a relay's: so is
     /// what fails here or is under way when the process dies. So a [`Projector`](crate::Projector)
     /// must run somewhere.
+    ///
+    /// An event whose payload is larger than the bus takes is then refused where it is raised, as
+    /// soon as the bus has said how much that is: a bus that was never reached has not. A
+    /// [`check`](Publisher::check) at the start of the service reaches it.
     #[must_use]
     pub fn publish_with(&self, publisher: impl Publisher) -> Self {
         self.publish_with_settings(Arc::new(publisher), ImmediateSettings::default())
@@ -84,7 +88,10 @@ impl<S: TransactionalStore> Outbox<S> {
         settings: ImmediateSettings,
     ) -> Self {
         let store: Arc<dyn Store> = Arc::new(self.store.clone());
+        let bus = publisher.clone();
+        let refusal: Refusal = Arc::new(move |event| refuse_too_large(bus.as_ref(), event));
         Self {
+            door: self.door.clone().refusing(refusal),
             immediate: Some(Immediate::new(store, publisher, settings)),
             ..self.clone()
         }
@@ -95,7 +102,7 @@ impl<S: TransactionalStore> Outbox<S> {
     #[must_use]
     pub fn describe_with(&self, registry: &EventRegistry) -> Self {
         Self {
-            door: Door::of(registry, false),
+            door: self.door.clone().knowing(registry, false),
             ..self.clone()
         }
     }
@@ -108,7 +115,7 @@ impl<S: TransactionalStore> Outbox<S> {
     #[must_use]
     pub fn check_with(&self, registry: &EventRegistry) -> Self {
         Self {
-            door: Door::of(registry, true),
+            door: self.door.clone().knowing(registry, true),
             ..self.clone()
         }
     }
@@ -197,11 +204,8 @@ impl<S: TransactionalStore> Outbox<S> {
                  savepoint in it, or tokio::spawn for one of its own",
             ));
         }
-        let scope = Scope::new(
-            self.id,
-            self.the_tenant()?.cloned().unwrap_or_default(),
-            self.door.clone(),
-        );
+        let tenant = self.the_tenant()?.cloned().unwrap_or_default();
+        let scope = Scope::new(self.id, tenant, self.door.clone());
         UnitOfWork::begin(
             self.store.clone(),
             scope,
@@ -227,11 +231,10 @@ impl<S: TransactionalStore> Outbox<S> {
         events: impl IntoIterator<Item = Event>,
     ) -> Result<Appended> {
         let own = self.the_tenant()?;
+        let tenant = own.cloned().unwrap_or_default();
         let mut events: Vec<Event> = events.into_iter().collect();
         for event in &mut events {
             event.check()?;
-            causality::tell(&mut event.headers, None)?;
-            self.door.admit(event)?;
             if let (Some(own), Some(other)) = (own, &event.tenant)
                 && own != other
             {
@@ -243,13 +246,13 @@ impl<S: TransactionalStore> Outbox<S> {
                     ),
                 ));
             }
+            event.tenant.get_or_insert_with(|| tenant.clone());
+            self.door.admit(event, None)?;
         }
         if events.is_empty() {
             return Ok(Appended::default());
         }
-        self.store
-            .append(connection, &own.cloned().unwrap_or_default(), &events, None)
-            .await
+        self.store.append(connection, &tenant, &events, None).await
     }
 
     fn the_tenant(&self) -> Result<Option<&Tenant>> {
@@ -257,5 +260,21 @@ impl<S: TransactionalStore> Outbox<S> {
             Some(why) => Err(Error::new(ErrorKind::InvalidEvent, why)),
             None => Ok(self.tenant.as_ref()),
         }
+    }
+}
+
+/// Refuses before the commit what would be a dead letter after it.
+fn refuse_too_large(bus: &dyn Publisher, event: &Event) -> Result<()> {
+    let bytes = event.payload.as_bytes().len();
+    match bus.payload_bytes_max(event) {
+        Some(most) if bytes > most => Err(Error::new(
+            ErrorKind::InvalidEvent,
+            format!(
+                "event {} of type {} has a payload of {bytes} bytes, and its bus takes {most}: store it elsewhere and \
+                 raise an event that refers to it",
+                event.id, event.event_type
+            ),
+        )),
+        _ => Ok(()),
     }
 }

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use crate::causality::{self, Cause};
+use crate::causality::Cause;
+use crate::door::Door;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::registry::Door;
 use crate::tenant::Tenant;
 
 tokio::task_local! {
@@ -131,8 +131,6 @@ impl Scope {
 
     pub(crate) fn raise(&self, mut event: Event) -> Result<()> {
         event.check()?;
-        causality::tell(&mut event.headers, self.pending.cause.as_ref())?;
-        self.pending.door.admit(&mut event)?;
         let tenant = event.tenant.get_or_insert_with(|| self.tenant().clone());
         if tenant != self.tenant() {
             return Err(Error::new(
@@ -144,6 +142,9 @@ impl Scope {
                 ),
             ));
         }
+        self.pending
+            .door
+            .admit(&mut event, self.pending.cause.as_ref())?;
         let mut state = self.state();
         if !state.open.contains(&self.level) {
             return Err(Error::new(

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use self::holding::Holding;
 use self::publishing::HeldKeys;
+use crate::dead_letter::DeadLetterObserver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::publisher::Publisher;
 use crate::record::Rejection;
@@ -43,6 +44,7 @@ struct Shared {
     publisher: Arc<dyn Publisher>,
     settings: ProjectorSettings,
     relay: Relay,
+    observers: Vec<Arc<dyn DeadLetterObserver>>,
     holding: Mutex<Holding>,
     /// Held by who carries: its records are nobody else's until they are settled, and the caller of
     /// a dropped [`Projector::run_once`] may call it again meanwhile.
@@ -122,6 +124,16 @@ impl Projector {
         publisher: Arc<dyn Publisher>,
         settings: ProjectorSettings,
     ) -> Self {
+        Self::observed(store, publisher, settings, Vec::new())
+    }
+
+    /// A projector as [`new`](Self::new) makes it, with observers that are told of its dead letters.
+    pub fn observed(
+        store: Arc<dyn Store>,
+        publisher: Arc<dyn Publisher>,
+        settings: ProjectorSettings,
+        observers: Vec<Arc<dyn DeadLetterObserver>>,
+    ) -> Self {
         let relay = Relay::new(settings.tenants.clone());
         let holding = Mutex::new(Holding::default());
         Self {
@@ -130,6 +142,7 @@ impl Projector {
                 publisher,
                 settings,
                 relay,
+                observers,
                 holding,
                 one_at_a_time: tokio::sync::Mutex::default(),
             }),

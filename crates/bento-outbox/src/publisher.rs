@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use crate::event::Event;
 use crate::record::{OutboxRecord, Outcome, Rejection};
 
 /// A message bus seen from the relay.
@@ -23,4 +24,12 @@ pub trait Publisher: Send + Sync + 'static {
     /// # Errors
     /// What is wrong and what to do, with class `Unreachable` or `Config`.
     async fn check(&self) -> Result<(), Rejection>;
+
+    /// How many bytes the payload of `event` may have, where the bus has said so by now. What is
+    /// larger is refused for good when it is published; a service that knows its bus refuses it
+    /// before the commit. Defaults to none: not known.
+    fn payload_bytes_max(&self, event: &Event) -> Option<usize> {
+        let _ = event;
+        None
+    }
 }

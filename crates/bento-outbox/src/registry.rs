@@ -1,7 +1,6 @@
 //! The event types that a program knows: what is recorded becomes the concrete type again.
 
 mod closing;
-mod door;
 mod event_type;
 mod fields;
 mod reading;
@@ -18,7 +17,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DomainEvent, Event};
 use crate::record::OutboxRecord;
 
-pub(crate) use door::Door;
 pub use event_type::{EventType, SchemaValidator};
 
 /// The concrete event types that a program knows, each with every version that may still be
@@ -49,8 +47,9 @@ pub use event_type::{EventType, SchemaValidator};
 /// ```
 ///
 /// No field is dropped silently: one that the type does not know is an error, wherever it stands,
-/// unless the type is [registered](EventType::taking_unknown_fields) to leave it aside.
-#[derive(Clone)]
+/// unless the type is [registered](EventType::taking_unknown_fields) to leave it aside. The default
+/// registry knows no type.
+#[derive(Clone, Default)]
 pub struct EventRegistry {
     types: Arc<BTreeMap<&'static str, EventType>>,
 }
@@ -224,6 +223,16 @@ impl EventRegistry {
             .values_mut()
             .try_for_each(|event_type| event_type.enforce(&validator))?;
         Ok(self)
+    }
+
+    /// What this registry would say when it reads `event` back, and whether the payload follows its
+    /// schema where schemas are enforced.
+    pub(crate) fn check(&self, event: &Event) -> Result<()> {
+        self.decode(event)?;
+        let encoded = Encoded::from(event);
+        self.types[encoded.event_type]
+            .follows_schema(encoded.version, encoded.payload)
+            .map_err(|what| encoded.error(ErrorKind::Undecodable, &what))
     }
 }
 

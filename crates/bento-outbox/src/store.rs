@@ -483,6 +483,28 @@ pub struct TenantBacklog {
     pub oldest_due_seconds: Option<f64>,
 }
 
+impl TenantStatus {
+    /// All tenants together, under the name `*`.
+    pub fn total(tenants: &[Self]) -> Self {
+        let sum = |number: fn(&Self) -> u64| tenants.iter().map(number).sum();
+        let oldest = tenants
+            .iter()
+            .filter_map(|tenant| tenant.oldest_new_seconds);
+        Self {
+            tenant_id: "*".into(),
+            new: sum(|tenant| tenant.new),
+            retrying: sum(|tenant| tenant.retrying),
+            sent: sum(|tenant| tenant.sent),
+            dead: sum(|tenant| tenant.dead),
+            oldest_new_seconds: oldest.reduce(f64::max),
+            // An empty sum of floats is -0.0.
+            sent_per_second: tenants
+                .iter()
+                .fold(0.0, |sum, tenant| sum + tenant.sent_per_second),
+        }
+    }
+}
+
 /// How much a tenant has in the outbox. The four numbers are of disjoint sets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct TenantStatus {

@@ -36,10 +36,11 @@ use std::future::Future;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::door::Door;
 use crate::error::Result;
 use crate::event::Event;
 use crate::pending::Scope;
-use crate::registry::{Door, Encoded, EventRegistry};
+use crate::registry::{Encoded, EventRegistry};
 use crate::tenant::Tenant;
 
 /// An open unit of work that writes nowhere: it keeps what is raised in it, to be looked at.
@@ -68,7 +69,7 @@ impl Unit {
     #[must_use]
     pub fn check_with(self, registry: &EventRegistry) -> Self {
         let tenant = self.scope.tenant().clone();
-        let door = Door::of(registry, true);
+        let door = Door::default().knowing(registry, true);
         Self {
             scope: Scope::new(Uuid::now_v7(), tenant, door),
         }

@@ -1,81 +1,125 @@
-//! Where an event goes: a topic with the parts of the event filled in.
+//! Where an event goes on its bus.
+
+mod template;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{OutboxRecord, Rejection, RejectionClass};
+use crate::record::{OutboxRecord, Rejection, RejectionClass, Status};
+use crate::selector::Selector;
 
-/// The name of the subject, topic, routing key or stream an event goes to, as a template:
-/// `{type}`, `{tenant_id}`, `{aggregate_type}` and text between them. Defaults to `{type}`.
+pub use template::TopicTemplate;
+
+/// The name of the subject, topic, routing key or stream an event goes to: a template, and others
+/// for the events that a rule picks. Defaults to `{type}`.
 ///
-/// The type is filled in as it is. In tenant and aggregate type every character other than letters
-/// and digits of ASCII, `_` and `-` becomes `__` and two hexadecimal digits per byte (so does the
-/// second of two underscores in a row): `acme.com` is `acme__2Ecom`. So each stays one part of the
-/// name, no tenant's topic can be another's, and every bus takes the characters.
+/// What an event says of itself never puts it into a topic that the rules give to another tenant:
+/// such an event is refused.
 ///
 /// ```
-/// use bento_outbox::Topic;
-/// assert_eq!("shop.{tenant_id}.{type}".parse::<Topic>()?.to_string(), "shop.{tenant_id}.{type}");
-/// assert!("{tenant}.{type}".parse::<Topic>().is_err());
+/// use bento_outbox::{Selector, Topic, TopicRule};
+/// let orders = Selector { event_type: "order.*".parse()?, ..Selector::default() };
+/// let topic = Topic {
+///     rules: vec![TopicRule { events: orders, template: "orders.{tenant_id}".parse()? }],
+///     ..Topic::default()
+/// };
+/// topic.check()?;
 /// # Ok::<_, bento_outbox::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topic(Vec<Part>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Type,
-    TenantId,
-    AggregateType,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topic {
+    /// For events that no rule picks.
+    pub template: TopicTemplate,
+    /// The first that picks an event decides. Defaults to none.
+    pub rules: Vec<TopicRule>,
+    /// Where the copies of dead letters go: records whose status is `ERR`. Defaults to none: they
+    /// go where they would have gone before.
+    pub dead_letters: Option<TopicTemplate>,
 }
+
+/// A template for some events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicRule {
+    /// Which events.
+    pub events: Selector,
+    /// Their topic.
+    pub template: TopicTemplate,
+}
+
+/// The events that no rule picks, taken for more than they are.
+static EVERYTHING: LazyLock<Selector> = LazyLock::new(Selector::default);
 
 impl Topic {
     /// The topic of `record`.
     ///
     /// # Errors
-    /// A permanent rejection when the template wants an aggregate type and the record has none.
+    /// A permanent rejection when the template wants an aggregate type and the record has none, or
+    /// the type is such that the topic would be another tenant's.
     pub fn of(&self, record: &OutboxRecord) -> Result<String, Rejection> {
-        let mut name = String::with_capacity(64);
-        for part in &self.0 {
-            match part {
-                Part::Text(text) => name.push_str(text),
-                Part::Type => name.push_str(&record.event_type),
-                Part::TenantId => push_escaped(&mut name, record.tenant.as_str()),
-                Part::AggregateType => {
-                    let Some(kind) = &record.aggregate.kind else {
-                        return Err(Rejection::new(
-                            RejectionClass::Permanent,
-                            format!("topic {self} needs an aggregate_type and the event has none"),
-                        ));
-                    };
-                    push_escaped(&mut name, kind);
-                }
-            }
+        if let (Status::Err, Some(template)) = (record.delivery.status, &self.dead_letters) {
+            return Ok(template.fill(record)?.0);
+        }
+        let (event_type, tenant) = (&record.event_type, &record.tenant);
+        let picks = |rule: &&TopicRule| rule.events.matches(event_type, tenant);
+        let rule = self.rules.iter().find(picks);
+        let template = rule.map_or(&self.template, |rule| &rule.template);
+        let (name, fixed) = template.fill(record)?;
+        let claims = |(other, events): &(&TopicTemplate, &Selector)| {
+            *other != template && other.claims(events, &name, fixed, tenant)
+        };
+        if self.templates().any(|other| claims(&other)) {
+            return Err(Rejection::new(
+                RejectionClass::Permanent,
+                format!("topic {name} is another tenant's: tenant {tenant} needs another type"),
+            ));
         }
         Ok(name)
     }
-}
 
-/// Adds `text` so that no two texts are added alike and no separator is in it.
-fn push_escaped(name: &mut String, text: &str) {
-    let mut before = None;
-    for byte in text.bytes() {
-        let plain = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        // A plain second underscore would look like the beginning of an escaped byte.
-        if plain && (byte, before) != (b'_', Some(b'_')) {
-            name.push(char::from(byte));
-        } else {
-            name.push_str(&format!("__{byte:02X}"));
-        }
-        before = Some(byte);
+    /// Refuses rules of which no event could come through: those with which every type that an
+    /// event may have looks like another tenant's topic.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`](ErrorKind::InvalidSetting), naming the two templates.
+    pub fn check(&self) -> Result<()> {
+        let anybodys = |(template, events): &(&TopicTemplate, &Selector)| {
+            template.begins_with_the_tenant()
+                && events.tenant.is_everything()
+                && events.event_type.is_everything()
+        };
+        let likes =
+            |(template, _): &(&TopicTemplate, &Selector)| template.begins_as_the_event_likes();
+        let (Some((owned, _)), Some((free, _))) = (
+            self.templates().find(anybodys),
+            self.templates().find(likes),
+        ) else {
+            return Ok(());
+        };
+        Err(Error::new(
+            ErrorKind::InvalidSetting,
+            format!(
+                "topic {free} could be made to look like another tenant's {owned}: begin it with {{tenant_id}} or a \
+                 text of its own and a dot"
+            ),
+        ))
+    }
+
+    /// Every template with the events that it is for.
+    fn templates(&self) -> impl Iterator<Item = (&TopicTemplate, &Selector)> {
+        let rules = self.rules.iter().map(|rule| (&rule.template, &rule.events));
+        let rest = (!self.rules.is_empty()).then_some((&self.template, &*EVERYTHING));
+        rules.chain(rest)
     }
 }
 
-impl Default for Topic {
-    fn default() -> Self {
-        Self(vec![Part::Type])
+impl From<TopicTemplate> for Topic {
+    fn from(template: TopicTemplate) -> Self {
+        Self {
+            template,
+            ..Self::default()
+        }
     }
 }
 
@@ -83,62 +127,14 @@ impl FromStr for Topic {
     type Err = Error;
 
     fn from_str(template: &str) -> Result<Self> {
-        let refuse = |what: String| {
-            Err(Error::new(
-                ErrorKind::InvalidSetting,
-                format!("topic {template:?} {what}"),
-            ))
-        };
-        if template.is_empty() || template.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return refuse("is empty or has white space".into());
-        }
-        let mut parts = Vec::new();
-        let mut rest = template;
-        while !rest.is_empty() {
-            let (text, tail) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
-            if text.contains('}') {
-                return refuse("has a } without a {".into());
-            }
-            if tail.is_empty() {
-                parts.push(Part::Text(text.into()));
-                break;
-            }
-            // Otherwise "a-b" and "c" would give the same name as "a" and "b-c".
-            if !parts.is_empty() && !text.contains(['.', '/', ':']) {
-                return refuse("needs a . or / or : between two placeholders".into());
-            }
-            if !text.is_empty() {
-                parts.push(Part::Text(text.into()));
-            }
-            let Some((name, tail)) = tail[1..].split_once('}') else {
-                return refuse("has a { without a }".into());
-            };
-            parts.push(match name {
-                "type" => Part::Type,
-                "tenant_id" => Part::TenantId,
-                "aggregate_type" => Part::AggregateType,
-                _ => {
-                    return refuse(format!(
-                        "has the unknown placeholder {{{name}}}: there are {{type}}, {{tenant_id}} and {{aggregate_type}}"
-                    ));
-                }
-            });
-            rest = tail;
-        }
-        Ok(Self(parts))
+        Ok(template.parse::<TopicTemplate>()?.into())
     }
 }
 
+/// The template for events that no rule picks.
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|part| {
-            f.write_str(match part {
-                Part::Text(text) => text,
-                Part::Type => "{type}",
-                Part::TenantId => "{tenant_id}",
-                Part::AggregateType => "{aggregate_type}",
-            })
-        })
+        self.template.fmt(f)
     }
 }
 
@@ -150,12 +146,7 @@ mod tests {
     use crate::event::{Aggregate, Event, Payload};
     use crate::timestamp::Timestamp;
 
-    fn rendered(
-        template: &str,
-        tenant: &str,
-        kind: Option<&str>,
-        event_type: &str,
-    ) -> Result<String, Rejection> {
+    fn record(tenant: &str, kind: Option<&str>, event_type: &str) -> OutboxRecord {
         let event = Event {
             aggregate: Aggregate {
                 kind: kind.map(Into::into),
@@ -164,8 +155,17 @@ mod tests {
             ..Event::new(event_type, Payload::json("1").unwrap())
         };
         let tenant = tenant.parse().unwrap();
-        let record = OutboxRecord::of(&event, &tenant, 1, Timestamp::now());
-        template.parse::<Topic>().unwrap().of(&record)
+        OutboxRecord::of(&event, &tenant, 1, Timestamp::now())
+    }
+
+    fn rendered(
+        template: &str,
+        tenant: &str,
+        kind: Option<&str>,
+        event_type: &str,
+    ) -> Result<String, Rejection> {
+        let topic = template.parse::<Topic>().unwrap();
+        topic.of(&record(tenant, kind, event_type))
     }
 
     #[test]
@@ -219,6 +219,123 @@ mod tests {
         assert_eq!(topic("a_b", "c"), Ok("a_b.c".into()));
     }
 
+    /// A topic with rules `(type, tenant, template)`.
+    fn topic(template: &str, rules: &[(&str, &str, &str)]) -> Topic {
+        let rule = |(event_type, tenant, template): &(&str, &str, &str)| TopicRule {
+            events: Selector {
+                event_type: event_type.parse().unwrap(),
+                tenant: tenant.parse().unwrap(),
+            },
+            template: template.parse().unwrap(),
+        };
+        Topic {
+            template: template.parse().unwrap(),
+            rules: rules.iter().map(rule).collect(),
+            dead_letters: None,
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_picks_an_event_decides() {
+        let topic = topic(
+            "rest.{type}",
+            &[
+                ("order.*", "acme", "acme.orders"),
+                ("order.*", "*", "orders.{tenant_id}"),
+                ("*", "acme", "acme.{type}"),
+            ],
+        );
+        topic.check().unwrap();
+        for (tenant, event_type, name) in [
+            ("acme", "order.placed", "acme.orders"),
+            ("b.c", "order.placed", "orders.b__2Ec"),
+            ("acme", "user.added", "acme.user.added"),
+            ("b.c", "user.added", "rest.user.added"),
+        ] {
+            let record = record(tenant, None, event_type);
+            assert_eq!(topic.of(&record).as_deref(), Ok(name));
+        }
+    }
+
+    #[test]
+    fn dead_letters_have_a_topic_of_their_own() {
+        let mut topic = topic("{type}", &[("*", "acme", "acme.{type}")]);
+        let mut record = record("acme", None, "x");
+        record.delivery.status = Status::Err;
+        assert_eq!(topic.of(&record).as_deref(), Ok("acme.x"));
+        topic.dead_letters = Some("dead.{tenant_id}".parse().unwrap());
+        assert_eq!(topic.of(&record).as_deref(), Ok("dead.acme"));
+        record.delivery.status = Status::New;
+        assert_eq!(topic.of(&record).as_deref(), Ok("acme.x"));
+    }
+
+    #[test]
+    fn no_type_leads_into_the_topic_of_another_tenant() {
+        let named = topic("{type}", &[("*", "acme", "acme.{type}")]);
+        let by_tenant = topic("{type}", &[("order.*", "*", "{tenant_id}.{type}")]);
+        let inside = topic(
+            "shop.{type}",
+            &[("order.*", "*", "shop.{tenant_id}.{type}")],
+        );
+        let dotted = topic("{type}", &[("*", "a.b", "{tenant_id}.{type}")]);
+        let single = topic("{type}", &[("*", "acme", "private")]);
+        let by_kind = topic("{aggregate_type}.x", &[("*", "acme", "acme.x")]);
+        let refused = |topic: &Topic, kind, event_type| {
+            let rejection = topic.of(&record("evil", kind, event_type)).unwrap_err();
+            assert_eq!(rejection.class, RejectionClass::Permanent);
+            assert!(rejection.reason.contains("another tenant's"), "{rejection}");
+        };
+        let unseparated = topic("acme{type}", &[("order.*", "*", "{tenant_id}.{type}")]);
+        refused(&unseparated, None, ".order.placed");
+        refused(&named, None, "acme.placed");
+        refused(&by_tenant, None, "acme.order.placed");
+        refused(&inside, None, "acme.order.placed");
+        refused(&dotted, None, "a__2Eb.x");
+        refused(&single, None, "private");
+        refused(&by_kind, Some("acme"), "y");
+
+        let taken = |topic: &Topic, tenant, event_type, name: &str| {
+            let record = record(tenant, Some("order"), event_type);
+            assert_eq!(topic.of(&record).as_deref(), Ok(name));
+        };
+        taken(&named, "acme", "acme.placed", "acme.acme.placed");
+        taken(&named, "evil", "acmes.placed", "acmes.placed");
+        taken(&by_tenant, "evil", "evil.order.placed", "evil.order.placed");
+        taken(&by_tenant, "evil", "acme.user.added", "acme.user.added");
+        taken(&dotted, "evil", "a.b.x", "a.b.x");
+        taken(&by_kind, "evil", "y", "order.x");
+        // What the operator wrote is no trick, whoever is called so.
+        let shared = topic("{tenant_id}.{type}", &[("audit.*", "*", "audit.log")]);
+        shared.check().unwrap();
+        taken(&shared, "evil", "audit.x", "audit.log");
+        let vip = topic(
+            "{tenant_id}.{type}",
+            &[("*", "vip", "vip-{tenant_id}.{type}")],
+        );
+        vip.check().unwrap();
+        taken(&vip, "vip", "x", "vip-vip.x");
+    }
+
+    #[test]
+    fn rules_that_would_refuse_every_event_are_refused() {
+        for free in ["{type}", "o{type}", "{aggregate_type}.x"] {
+            let error = topic("{tenant_id}.{type}", &[("order.*", "*", free)])
+                .check()
+                .unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSetting);
+            assert!(error.to_string().contains(free), "{error}");
+        }
+        for own in ["o.{type}", "{tenant_id}.o.{type}", "orders"] {
+            topic("{tenant_id}.{type}", &[("order.*", "*", own)])
+                .check()
+                .unwrap();
+        }
+        topic("{type}", &[]).check().unwrap();
+        topic("{type}", &[("*", "*", "{tenant_id}.{type}")])
+            .check()
+            .unwrap_err();
+    }
+
     proptest! {
         #[test]
         fn two_tenants_never_share_a_topic(
@@ -228,6 +345,30 @@ mod tests {
             prop_assume!(a != b);
             for template in ["{tenant_id}.{type}", "{type}.{tenant_id}", "_{tenant_id}__2.{type}"] {
                 prop_assert_ne!(rendered(template, &a, None, &x), rendered(template, &b, None, &y));
+            }
+        }
+
+        /// Also not where each has rules of its own: an event that would is refused.
+        #[test]
+        fn nor_do_they_where_rules_differ(
+            (a, b) in ("[ab][.b]{0,2}", "[ab][.b]{0,2}"),
+            (x, from) in ("[ab2E._]{1,9}", 0..8_usize),
+            (first, second) in (0..5_usize, 0..5_usize),
+        ) {
+            if a == b {
+                return Ok(());
+            }
+            let owned = ["{tenant_id}.{type}", "a.{type}", "a", "ab.{type}", "s.{tenant_id}.{type}"];
+            // The rest may say what it likes, but never what is the first tenant's.
+            let free = ["{type}", "{aggregate_type}.{type}", "a{type}", "s.{type}", "{type}.b"];
+            let topic = topic(free[second], &[("*", &a, owned[first])]);
+            let own = topic.of(&record(&a, Some("order"), &x)).unwrap();
+            // What is left of the name is what a type would have to be.
+            let y = own.get(from..).filter(|y| !y.is_empty()).unwrap_or(&own);
+            for kind in [&a, "order", "s", "a"] {
+                if let Ok(other) = topic.of(&record(&b, Some(kind), y)) {
+                    prop_assert_ne!(&own, &other);
+                }
             }
         }
     }

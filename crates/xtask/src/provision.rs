@@ -61,6 +61,15 @@ const NEEDS: &[Need] = &[
         brew: &["nats-server"],
         home: "https://docs.nats.io/running-a-nats-service/introduction/installation",
     },
+    Need {
+        name: "Python (for the receiver of webhooks)",
+        programs: &["python3"],
+        folders: &[],
+        apt: &["python3"],
+        dnf: &["python3"],
+        brew: &["python"],
+        home: "https://www.python.org/downloads/",
+    },
 ];
 
 impl Need {
@@ -254,7 +263,7 @@ mod tests {
         let fedora = how_to_install(&needs[1..], System::Dnf, true);
         assert!(
             fedora.contains(
-                "\n  dnf install -y postgresql-server\n  NATS server: https://docs.nats.io"
+                "\n  dnf install -y postgresql-server python3\n  NATS server: https://docs.nats.io"
             ),
             "{fedora}"
         );

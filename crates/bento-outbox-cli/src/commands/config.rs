@@ -1,5 +1,6 @@
 //! `config`: the settings in force.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -7,7 +8,7 @@ use comfy_table::Table;
 use serde::ser::{Serialize, SerializeMap as _, SerializeStruct as _, Serializer};
 
 use crate::failure::Result;
-use crate::settings::{Given, Setting, Settings};
+use crate::settings::{self, Given, Origin, Route, Setting, Settings};
 use crate::terminal;
 
 /// Show the settings in force, and where each came from
@@ -35,6 +36,10 @@ impl Config {
             terminal::print(|out| {
                 settings.all().try_for_each(|(setting, given)| {
                     writeln!(out, "{}\t{}\t{}", setting.name, shown(given), origin(given))
+                })?;
+                settings.routes.iter().try_for_each(|route| {
+                    let (name, value) = (named(route), in_words(route));
+                    writeln!(out, "{name}\t{value}\t{}", route.origin)
                 })
             })?;
         }
@@ -47,7 +52,46 @@ fn table(settings: &Settings) -> Table {
     for (setting, given) in settings.all() {
         table.add_row([setting.name, &shown(given), &origin(given), setting.meaning]);
     }
+    for route in &settings.routes {
+        let (name, origin) = (named(route), route.origin.to_string());
+        table.add_row([&name, &in_words(route), &origin, ROUTES]);
+    }
     table
+}
+
+/// What the routes mean.
+const ROUTES: &str = "events that go to another topic or bus; the first that matches decides";
+
+fn named(route: &Route) -> String {
+    format!("routes {}", route.number)
+}
+
+/// `type order.*, tenant acme: topic orders, bus nats://host`.
+fn in_words(route: &Route) -> String {
+    let words = |keys: &[&str]| -> String {
+        let of_route = written(route).into_iter();
+        let words: Vec<String> = of_route
+            .filter(|(key, _)| keys.contains(key))
+            .map(|(key, value)| format!("{key} {value}"))
+            .collect();
+        words.join(", ")
+    };
+    format!(
+        "{}: {}",
+        words(&["type", "tenant"]),
+        words(&["topic", "bus"])
+    )
+}
+
+/// The keys of a route with their values as they may be shown.
+fn written(route: &Route) -> Vec<(&'static str, String)> {
+    let mut keys = vec![
+        ("type", route.events.event_type.to_string()),
+        ("tenant", route.events.tenant.to_string()),
+    ];
+    keys.extend(route.topic.iter().map(|topic| ("topic", topic.to_string())));
+    keys.extend(route.bus().map(|url| ("bus", settings::masked(url))));
+    keys
 }
 
 /// The value as it may be shown; a dash where there is none.
@@ -68,6 +112,7 @@ impl Serialize for InForce<'_> {
         for (setting, given) in self.0.all() {
             map.serialize_entry(setting.name, &One { setting, given })?;
         }
+        map.serialize_entry("routes", &Routes(&self.0.routes))?;
         map.end()
     }
 }
@@ -93,5 +138,28 @@ impl Serialize for One<'_> {
         one.serialize_field("from", &origin(self.given))?;
         one.serialize_field("meaning", self.setting.meaning)?;
         one.end()
+    }
+}
+
+/// As any setting; the value is a list of objects.
+struct Routes<'a>(&'a [Route]);
+
+impl Serialize for Routes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value: Vec<BTreeMap<_, _>> = self
+            .0
+            .iter()
+            .map(|route| written(route).into_iter().collect())
+            .collect();
+        let first = self
+            .0
+            .first()
+            .map_or(&Origin::Default, |route| &route.origin);
+        let mut routes = serializer.serialize_struct("Setting", 4)?;
+        routes.serialize_field("value", &value)?;
+        routes.serialize_field("origin", first.word())?;
+        routes.serialize_field("from", &first.to_string())?;
+        routes.serialize_field("meaning", ROUTES)?;
+        routes.end()
     }
 }

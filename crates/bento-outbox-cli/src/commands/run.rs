@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bento_outbox::{
-    Batch, OutboxRecord, Outcome, Projector, Publisher, Rejection, RejectionClass, Store,
+    AlertSettings, Batch, DeadLetterAlert, DeadLetterObserver, DeadLetterTopic, OutboxRecord,
+    Outcome, Projector, Publisher, Rejection, RejectionClass, Store,
 };
 use clap::Args;
 use indicatif::ProgressBar;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::admin;
 use crate::connect;
 use crate::failure::{Failure, Result};
 use crate::logging;
@@ -42,26 +44,83 @@ pub(crate) struct Run {
 /// How long giving the leases back may take when what is in flight is given up.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 
+/// How long telling people of dead letters may take at the end.
+const ALERT_MAX: Duration = Duration::from_secs(5);
+
 impl Run {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         settings.refuse_unsupported()?;
         let stop = Stop::on_signals()?;
         let bus = connect::bus(&settings)?;
+        let alert = connect::alert(&settings)?;
         let store = connect::database(&settings).await?.store();
         logging::begin(&settings, self.once);
-        let without_effect = settings.without_effect();
-        if !without_effect.is_empty() {
-            tracing::info!(
-                settings = without_effect.join(","),
-                "these settings have no effect in this version yet"
-            );
+        for sentence in settings.topics_in_vain() {
+            tracing::warn!("{sentence}");
         }
         store.check().await?;
-        match self.once {
-            true => once(&settings, store, bus, &stop).await?,
-            false => always(&settings, store, bus, &stop).await?,
+        let observers = Observers::of(&settings, alert, &bus)?;
+        let ended = match self.once {
+            true => once(&settings, store, bus, &observers, &stop).await,
+            false => always(&settings, store, bus, &observers, &stop).await,
+        };
+        observers.flush().await;
+        ended.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// Who is told of dead letters.
+#[derive(Default)]
+struct Observers {
+    alert: Option<Arc<DeadLetterAlert>>,
+    copies: Option<Arc<DeadLetterTopic>>,
+}
+
+impl Observers {
+    fn of(
+        settings: &Settings,
+        alert: Option<Arc<dyn Publisher>>,
+        bus: &Arc<dyn Publisher>,
+    ) -> Result<Self> {
+        let start = |webhook| Arc::new(DeadLetterAlert::start(webhook, AlertSettings::default()));
+        Ok(Self {
+            alert: alert.map(start),
+            copies: connect::dead_letter_topic(settings, bus)?.map(Arc::new),
+        })
+    }
+
+    fn projector(
+        &self,
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        bus: Arc<dyn Publisher>,
+    ) -> Projector {
+        let alert = self
+            .alert
+            .clone()
+            .map(|it| it as Arc<dyn DeadLetterObserver>);
+        let copies = self
+            .copies
+            .clone()
+            .map(|it| it as Arc<dyn DeadLetterObserver>);
+        let observers = alert.into_iter().chain(copies).collect();
+        Projector::observed(store, bus, settings.projector.clone(), observers)
+    }
+
+    /// Tells what was not told yet, within bounds.
+    async fn flush(&self) {
+        if let Some(alert) = &self.alert {
+            alert.flush(ALERT_MAX).await;
         }
-        Ok(ExitCode::SUCCESS)
+        if let Some(copies) = &self.copies
+            && timeout(ALERT_MAX, copies.flushed()).await.is_err()
+        {
+            let copies = copies.waiting();
+            tracing::warn!(
+                copies,
+                "some copies of dead letters could not be published in time"
+            );
+        }
     }
 }
 
@@ -70,15 +129,19 @@ async fn always(
     settings: &Settings,
     store: Arc<dyn Store>,
     bus: Arc<dyn Publisher>,
+    observers: &Observers,
     stop: &Stop,
 ) -> Result<()> {
     let (bus, mut is_lost) = Watched::new(settings, bus);
-    let (database_url, bus_url) = (
-        settings::masked(&settings.database_url),
-        settings::masked(&settings.bus_url),
+    let database_url = settings::masked(&settings.database_url);
+    let buses: Vec<String> = settings.buses().iter().map(settings::Bus::name).collect();
+    tracing::info!(
+        database = database_url,
+        bus = buses.join(" "),
+        "relay started"
     );
-    tracing::info!(database = database_url, bus = bus_url, "relay started");
-    let projector = Projector::new(store, bus.clone(), settings.projector.clone());
+    let _server = admin::Server::start(settings, store.clone(), bus.clone()).await?;
+    let projector = observers.projector(settings, store, bus.clone());
     let carrying = async {
         // A bus that takes no events is told of by the projector. Without an event, a check tells.
         let first = projector.run_once().await;
@@ -152,7 +215,8 @@ impl Watched {
         let watched = Self {
             bus,
             in_flight: AtomicUsize::new(0),
-            heals: settings::scheme(&settings.bus_url) != Some("stdout"),
+            heals: settings.buses().len() > 1
+                || settings::scheme(&settings.bus_url) != Some("stdout"),
             lost,
         };
         (Arc::new(watched), is_lost)
@@ -190,12 +254,16 @@ async fn once(
     settings: &Settings,
     store: Arc<dyn Store>,
     bus: Arc<dyn Publisher>,
+    observers: &Observers,
     stop: &Stop,
 ) -> Result<()> {
     let (bus, _) = Watched::new(settings, bus);
-    bus.check()
-        .await
-        .map_err(|rejection| away(settings, &rejection, 0))?;
+    // Of several, one that is away need not keep the events of the others.
+    let is_one = settings.buses().len() == 1;
+    if is_one {
+        let checked = bus.check().await;
+        checked.map_err(|rejection| away(settings, &rejection, 0))?;
+    }
     let backlog = store
         .status()
         .await?
@@ -203,7 +271,7 @@ async fn once(
         .map(|tenant| tenant.new + tenant.retrying)
         .sum();
     let progress = terminal::bar(backlog);
-    let projector = Projector::new(store, bus.clone(), settings.projector.clone());
+    let projector = observers.projector(settings, store, bus.clone());
     let begun = Instant::now();
     let carrying = until_nothing_is_due(settings, &projector, stop, &progress);
     let carried = stop.patiently(settings.shutdown_timeout, carrying).await;
@@ -221,6 +289,10 @@ async fn once(
         ));
     }
     terminal::say(summary(&all, begun.elapsed().as_secs_f64()));
+    if !is_one {
+        let checked = bus.check().await;
+        checked.map_err(|rejection| away(settings, &rejection, all.sent))?;
+    }
     match &all.blocked {
         Some(rejection) => Err(Failure::failed(format!(
             "some events cannot go out, and are kept: {}",
@@ -278,11 +350,13 @@ async fn until_nothing_is_due(
 }
 
 fn away(settings: &Settings, rejection: &Rejection, sent: usize) -> Failure {
-    let url = settings::masked(&settings.bus_url);
-    Failure::failed(format!(
-        "the bus {url} takes no events: {} ({sent} sent before)",
-        rejection.reason
-    ))
+    let Rejection { reason, .. } = rejection;
+    let away = match &settings.buses()[..] {
+        [bus] => format!("the bus {} takes no events: {reason}", bus.name()),
+        // Then it names the bus.
+        _ => reason.clone(),
+    };
+    Failure::failed(format!("{away} ({sent} sent before)"))
 }
 
 fn summary(all: &Batch, seconds: f64) -> String {

@@ -51,7 +51,7 @@ impl Status {
         let tenants = store.status().await?;
         let Held { keys, more } = held::held(&settings, store.as_ref(), HELD_MAX).await?;
         let report = Report {
-            total: total(&tenants),
+            total: TenantStatus::total(&tenants),
             tenants,
             held: keys,
             held_more: more,
@@ -88,24 +88,6 @@ impl Status {
         } else {
             ExitCode::SUCCESS
         })
-    }
-}
-
-fn total(tenants: &[TenantStatus]) -> TenantStatus {
-    let sum = |number: fn(&TenantStatus) -> u64| tenants.iter().map(number).sum();
-    TenantStatus {
-        tenant_id: "*".into(),
-        new: sum(|tenant| tenant.new),
-        retrying: sum(|tenant| tenant.retrying),
-        sent: sum(|tenant| tenant.sent),
-        dead: sum(|tenant| tenant.dead),
-        oldest_new_seconds: tenants
-            .iter()
-            .filter_map(|tenant| tenant.oldest_new_seconds)
-            .reduce(f64::max),
-        sent_per_second: tenants
-            .iter()
-            .fold(0.0, |sum, tenant| sum + tenant.sent_per_second),
     }
 }
 
@@ -160,16 +142,20 @@ mod tests {
             dead: 1,
             ..Default::default()
         };
-        let all = total(&[tenant(1, Some(3.0)), tenant(2, Some(75.5)), tenant(0, None)]);
+        let all =
+            TenantStatus::total(&[tenant(1, Some(3.0)), tenant(2, Some(75.5)), tenant(0, None)]);
         assert_eq!(
             (all.new, all.dead, all.oldest_new_seconds),
             (3, 3, Some(75.5))
         );
         assert!(
-            total(&[]).sent_per_second.is_sign_positive(),
+            TenantStatus::total(&[]).sent_per_second.is_sign_positive(),
             "printed as 0.0"
         );
-        assert_eq!(total(&[tenant(0, None)]).oldest_new_seconds, None);
+        assert_eq!(
+            TenantStatus::total(&[tenant(0, None)]).oldest_new_seconds,
+            None
+        );
         assert_eq!(terminal::age(75.5), "1m 15s");
     }
 }

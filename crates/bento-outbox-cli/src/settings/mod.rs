@@ -3,6 +3,7 @@
 //! Nothing here is guessed: an unknown name, a value out of range or two values that contradict each
 //! other stop the program with one sentence that names the setting and where it came from.
 
+mod routes;
 mod sources;
 mod table;
 #[cfg(test)]
@@ -13,11 +14,14 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+#[cfg(feature = "http")]
+use bento_outbox::publishers::WebhookSecrets;
 use bento_outbox::stores::Tables;
-use bento_outbox::{CloudEvents, ProjectorSettings, RetrySettings, Topic};
+use bento_outbox::{CloudEvents, ProjectorSettings, RetrySettings, TopicTemplate};
 
 use crate::failure::{Failure, Result};
 
+pub(crate) use routes::{Bus, Route};
 pub(crate) use sources::{Flags, Given, Origin};
 pub(crate) use table::{SETTINGS, Setting, Support};
 pub(crate) use value::{log_filter, masked, scheme};
@@ -29,20 +33,29 @@ pub(crate) struct Settings {
     pub(crate) database_url: String,
     /// What its tables are called.
     pub(crate) tables: Tables,
-    /// The bus.
+    /// The bus of the events that no route sends to another one.
     pub(crate) bus_url: String,
-    /// The template of an event's topic.
-    #[cfg_attr(
-        not(feature = "nats"),
-        allow(dead_code, reason = "for buses that have topics")
-    )]
-    pub(crate) topic: Topic,
+    /// Which events go to another topic, or another bus.
+    pub(crate) routes: Vec<Route>,
+    /// The topic of the events that no route sends to another one.
+    topic: TopicTemplate,
+    /// The topic of the copies of dead letters.
+    dead_letter_topic: Option<TopicTemplate>,
+    /// The webhook that is told of new dead letters.
+    pub(crate) alert_url: Option<String>,
+    /// What webhooks are signed with.
+    #[cfg(feature = "http")]
+    pub(crate) webhook_secrets: WebhookSecrets,
     /// How records become CloudEvents.
     pub(crate) cloud_events: CloudEvents,
     /// How the projector works.
     pub(crate) projector: ProjectorSettings,
     /// How long a stopping relay waits for what is in flight.
     pub(crate) shutdown_timeout: Duration,
+    /// Where health, metrics and the API are served; none for nowhere.
+    pub(crate) admin_addr: Option<SocketAddr>,
+    /// What who asks there must show.
+    pub(crate) admin_token: Option<String>,
     /// What is logged.
     pub(crate) log_level: String,
     /// Whether log lines are JSON.
@@ -50,6 +63,9 @@ pub(crate) struct Settings {
     in_force: InForce,
     sections: Vec<(String, Origin)>,
 }
+
+/// How often what waits is counted for the metrics.
+const COUNT_BACKLOG_EVERY: Duration = Duration::from_secs(5);
 
 impl Settings {
     /// The settings that command line, environment and file give.
@@ -69,11 +85,19 @@ impl Settings {
         let layers = [file.given, environment, flags.given()];
         let in_force = InForce::of(layers.into_iter().flatten())?;
         in_force.contradictions()?;
-        Ok(Self {
+        let settings = Self {
             database_url: in_force.text("database_url").into(),
             tables: Tables::new(in_force.text("schema"), in_force.text("table"))?,
             bus_url: in_force.text("bus_url").into(),
+            routes: file.routes,
             topic: in_force.read("topic", |text| text.parse().ok())?,
+            dead_letter_topic: match in_force.get("dead_letter_topic") {
+                Some(given) => Some(given.text.parse()?),
+                None => None,
+            },
+            alert_url: in_force.get("alert_url").map(|given| given.text.clone()),
+            #[cfg(feature = "http")]
+            webhook_secrets: in_force.webhook_secrets()?,
             cloud_events: CloudEvents {
                 source: in_force.text("source").into(),
                 ..CloudEvents::default()
@@ -91,15 +115,21 @@ impl Settings {
                 ordered: in_force.text("ordering") == "aggregate",
                 dead_letters_block: in_force.text("on_dead_letter") == "block",
                 lease_term: in_force.read("lease_ttl", value::duration)?,
-                count_backlog_every: None,
+                count_backlog_every: Some(COUNT_BACKLOG_EVERY),
                 retention: in_force.read("retention", value::retention)?,
             },
             shutdown_timeout: in_force.read("shutdown_timeout", value::duration)?,
+            admin_addr: in_force.text("admin_addr").parse().ok(),
+            admin_token: in_force.get("admin_token").map(|given| given.text.clone()),
             log_level: in_force.text("log_level").into(),
             log_json: in_force.text("log_format") == "json",
             in_force,
             sections: file.sections,
-        })
+        };
+        for bus in settings.buses() {
+            bus.topic().check()?;
+        }
+        Ok(settings)
     }
 
     /// Refuses what this version would have to ignore at the user's cost.
@@ -111,21 +141,20 @@ impl Settings {
         if let Some((section, origin)) = self.sections.first() {
             return Err(Failure::misuse(format!("{section} ({origin}) {what}")));
         }
-        match self
+        if let Some(given) = self
             .given()
             .find(|given| given.setting.support == Support::Refused)
         {
-            Some(given) => Err(given.refuse(what)),
-            None => Ok(()),
+            return Err(given.refuse(what));
         }
-    }
-
-    /// The names of the settings that were given and change nothing yet.
-    pub(crate) fn without_effect(&self) -> Vec<&'static str> {
-        self.given()
-            .filter(|given| given.setting.support == Support::NoEffectYet)
-            .map(|given| given.setting.name)
-            .collect()
+        let buses = self.buses();
+        match buses.iter().find(|bus| !bus.has_topics()) {
+            Some(bus) if self.dead_letter_topic.is_some() => {
+                let what = format!("needs topics, and the bus {} has none", bus.name());
+                Err(self.refuse("dead_letter_topic", &what))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether somebody said what `name` is.
@@ -200,6 +229,18 @@ impl InForce {
     fn read<T>(&self, name: &str, read: fn(&str) -> Option<T>) -> Result<T> {
         read(self.text(name))
             .ok_or_else(|| Failure::misuse(format!("{name} has no value that can be read")))
+    }
+
+    /// None where nobody gave one.
+    #[cfg(feature = "http")]
+    fn webhook_secrets(&self) -> Result<WebhookSecrets> {
+        let Some(given) = self.get("webhook_secret") else {
+            return Ok(WebhookSecrets::default());
+        };
+        given.text.parse().map_err(|error: bento_outbox::Error| {
+            let what = error.to_string();
+            given.refuse(what.strip_prefix("webhook_secret ").unwrap_or(&what))
+        })
     }
 
     /// # Errors

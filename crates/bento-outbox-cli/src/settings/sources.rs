@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::routes::{self, Route};
 use super::table::{SETTINGS, Setting};
 use crate::failure::{Failure, Result};
 
@@ -182,7 +183,8 @@ fn one_value(variable: &str, path: &str) -> Result<String> {
 #[derive(Debug, Default)]
 pub(crate) struct FileLayer {
     pub(crate) given: Vec<Given>,
-    /// `[[routes]]` and `[tenants.NAME]`, each with its origin.
+    pub(crate) routes: Vec<Route>,
+    /// `[tenants.NAME]`, each with its origin.
     pub(crate) sections: Vec<(String, Origin)>,
 }
 
@@ -224,14 +226,13 @@ fn parse(path: &Path, text: &str) -> Result<FileLayer> {
     let mut layer = FileLayer::default();
     for (key, value) in table.get_ref() {
         let name: &str = key.get_ref();
-        let origin = Origin::File {
+        let origin_of = |byte| Origin::File {
             path: path.into(),
-            line: place(text, key.span().start).0,
+            line: place(text, byte).0,
         };
+        let origin = origin_of(key.span().start);
         match (name, value.get_ref()) {
-            ("routes", DeValue::Array(_) | DeValue::Table(_)) => {
-                layer.sections.push(("[[routes]]".into(), origin));
-            }
+            ("routes", value) => layer.routes = routes::routes(value, &origin, origin_of)?,
             ("tenants", DeValue::Table(tenants)) => {
                 let sections = tenants
                     .keys()
@@ -302,7 +303,7 @@ fn place(text: &str, at: usize) -> (usize, usize) {
 }
 
 /// `; did you mean …?` where a known name is close.
-fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     known
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= candidate.len().min(name.len()) / 3)

@@ -24,8 +24,6 @@ pub(crate) struct Setting {
 pub(crate) enum Support {
     /// It does what it says.
     Full,
-    /// It is accepted and changes nothing yet, which harms nobody: `run` says so.
-    NoEffectYet,
     /// To ignore it would break what it promises, so the program refuses to start with it.
     Refused,
 }
@@ -54,13 +52,6 @@ const fn setting(
         kind,
         meaning,
         support: Support::Full,
-    }
-}
-
-const fn no_effect_yet(setting: Setting) -> Setting {
-    Setting {
-        support: Support::NoEffectYet,
-        ..setting
     }
 }
 
@@ -205,30 +196,36 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Retention(CENTURY),
         "how long sent events are kept: a duration, 0 to delete them as they are sent, or forever",
     ),
-    refused(setting(
+    setting(
         "dead_letter_topic",
         None,
         Kind::Topic,
-        "also publish a dead letter there",
-    )),
-    refused(setting(
+        "a copy of each new dead letter goes there too, with the reason in its headers",
+    ),
+    setting(
         "alert_url",
         None,
         Kind::Url,
-        "a webhook that is told of new dead letters",
-    )),
-    no_effect_yet(setting(
+        "a webhook that is told of new dead letters, many in one message",
+    ),
+    setting(
+        "webhook_secret",
+        None,
+        Kind::Secret,
+        "what webhooks are signed with: whsec_ and base64, several with spaces between while one replaces another",
+    ),
+    setting(
         "admin_addr",
         Some("127.0.0.1:7077"),
         Kind::Address,
-        "where health, metrics, API and dashboard are served: an IP address with a port, or off",
-    )),
-    no_effect_yet(setting(
+        "where health, metrics and the API are served: an IP address with a port, or off",
+    ),
+    setting(
         "admin_token",
         None,
         Kind::Secret,
         "who asks there must show it; needed for an address that is not loopback",
-    )),
+    ),
     setting(
         "log_level",
         Some("info"),

@@ -85,9 +85,10 @@ fn flag_beats_environment_beats_file_beats_default() {
 #[test]
 fn the_defaults_are_the_librarys_own() {
     let settings = file("").unwrap();
-    // A service that uses the library says by itself what is deleted; the program keeps a week.
+    // A service that uses the library says by itself what is deleted and counted; the program keeps a week.
     let theirs = ProjectorSettings {
         retention: Some(Duration::from_secs(7 * 86_400)),
+        count_backlog_every: Some(Duration::from_secs(5)),
         ..ProjectorSettings::default()
     };
     let ours = &settings.projector;
@@ -95,8 +96,8 @@ fn the_defaults_are_the_librarys_own() {
     assert_eq!(settings.shutdown_timeout, Duration::from_secs(30));
     assert_eq!(settings.tables, Tables::default());
     assert_eq!(settings.cloud_events, CloudEvents::default());
-    assert_eq!(settings.topic, Topic::default());
-    assert!(settings.without_effect().is_empty());
+    assert_eq!(settings.topic, TopicTemplate::default());
+    assert!(settings.routes.is_empty());
 }
 
 #[test]
@@ -137,7 +138,6 @@ fn leases_and_shutdown_are_as_set() {
     let settings = file("lease_ttl = \"3s\"\nshutdown_timeout = 0").unwrap();
     assert_eq!(settings.projector.lease_term, Duration::from_secs(3));
     assert_eq!(settings.shutdown_timeout, Duration::ZERO);
-    assert!(settings.without_effect().is_empty());
 }
 
 #[test]
@@ -171,15 +171,6 @@ fn what_would_be_dangerous_to_ignore_is_refused() {
             "encryption_key",
         ),
         (
-            refused(file("dead_letter_topic = \"dead\"")),
-            "dead_letter_topic (",
-        ),
-        (
-            refused(variables(&["OUTBOX_ALERT_URL=https://example.org/x"])),
-            "alert_url (environment variable",
-        ),
-        (refused(file("[[routes]]\ntype = \"a\"")), "[[routes]] ("),
-        (
             refused(file("[tenants.acme]\nencryption_key_id = \"a\"")),
             "[tenants.acme] (",
         ),
@@ -192,8 +183,132 @@ fn what_would_be_dangerous_to_ignore_is_refused() {
     let harmless = "admin_addr = \"off\"\nlease_ttl = 5\non_dead_letter = \"block\"";
     let harmless = file(harmless).unwrap();
     harmless.refuse_unsupported().unwrap();
-    assert_eq!(harmless.without_effect(), ["admin_addr"]);
     assert!(harmless.projector.dead_letters_block);
+}
+
+#[test]
+fn routes_choose_bus_and_topic() {
+    let settings = file(
+        "bus_url = \"nats://main\"\ntopic = \"all.{type}\"\n\
+         [[routes]]\ntype = \"order.*\"\ntenant = \"acme\"\ntopic = \"orders\"\nbus = \"nats://other\"\n\
+         [[routes]]\ntype = \"order.*\"\nbus = \"nats://other\"\n\
+         [[routes]]\ntenant = \"eu-*\"\ntopic = \"eu.{type}\"\n",
+    )
+    .unwrap();
+    settings.refuse_unsupported().unwrap();
+    let lines: Vec<String> = settings
+        .routes
+        .iter()
+        .map(|route| route.origin.to_string())
+        .collect();
+    for (line, at) in std::iter::zip(lines, [3, 8, 11]) {
+        assert!(line.ends_with(&format!("outbox.toml line {at}")), "{line}");
+    }
+    let [main, other] = &settings.buses()[..] else {
+        panic!("two buses");
+    };
+    assert_eq!((main.url, other.url), ("nats://main", "nats://other"));
+    let topics = |bus: &Bus<'_>| -> Vec<String> {
+        let topic = bus.topic();
+        let rules = topic.rules.iter().map(|rule| rule.template.to_string());
+        rules.chain([topic.template.to_string()]).collect()
+    };
+    assert_eq!(topics(main), ["eu.{type}", "all.{type}"]);
+    assert_eq!(topics(other), ["orders", "all.{type}", "all.{type}"]);
+    assert!(settings.topics_in_vain().is_empty());
+}
+
+#[test]
+fn the_topics_of_one_bus_are_no_others() {
+    let route = "[[routes]]\ntype = \"order.*\"\ntopic = \"{type}\"\n";
+    let both = format!("topic = \"{{tenant_id}}.{{type}}\"\nbus_url = \"nats://a\"\n{route}");
+    expect_refused(
+        &both,
+        file(&both),
+        "look like another tenant's {tenant_id}.{type}",
+    );
+    file(&format!("{both}bus = \"nats://b\"\n")).unwrap();
+}
+
+#[test]
+fn dead_letters_have_a_topic_where_there_are_topics() {
+    let given = "dead_letter_topic = \"dead.{type}\"\n";
+    let refused = file(given).unwrap().refuse_unsupported().unwrap_err();
+    let said = "needs topics, and the bus stdout: has none";
+    assert!(refused.to_string().ends_with(said), "{refused}");
+    let settings = file(&format!("{given}bus_url = \"nats://a\"")).unwrap();
+    settings.refuse_unsupported().unwrap();
+    let dead_letters = settings.buses()[0].topic().dead_letters;
+    assert_eq!(dead_letters.unwrap().to_string(), "dead.{type}");
+    let without = file("bus_url = \"nats://a\"").unwrap();
+    assert!(without.topic_with_dead_letters().is_none());
+}
+
+#[test]
+fn topics_where_there_are_none_are_told() {
+    let route = "[[routes]]\ntype = \"a\"\ntopic = \"b\"\nbus = \"file:x\"\n";
+    let settings = file(&format!("topic = \"c\"\n{route}")).unwrap();
+    let told = settings.topics_in_vain();
+    assert_eq!(
+        told,
+        [
+            "topic changes nothing: stdout: has no topics",
+            "the topic of route 1 changes nothing: file:x has no topics"
+        ]
+    );
+}
+
+#[test]
+fn a_broken_route_stops_with_one_sentence_that_has_its_number() {
+    let good = "[[routes]]\ntype = \"a\"\ntopic = \"x\"\n";
+    let url = format!("bus = \"nats://bob:{CANARY}@host\"");
+    for (broken, said) in [
+        ("type = \"b\"", "names no topic and no bus"),
+        (
+            "typ = \"b\"",
+            "unknown key \"typ\": there are type, tenant, topic and bus; did you mean type?",
+        ),
+        (
+            "type = 7\ntopic = \"x\"",
+            "has a type that must be written as string, not as integer",
+        ),
+        (
+            "type = \"b c\"\ntopic = \"x\"",
+            "has a type that is no pattern: \"b c\" is empty or has white space",
+        ),
+        (
+            "type = \"order.>\"\ntopic = \"x\"",
+            "the only wildcard there is is *",
+        ),
+        ("tenant = \"\"\ntopic = \"x\"", "has a tenant that is empty"),
+        (
+            "topic = \"{tenant}\"",
+            "has a topic that has the unknown placeholder {tenant}",
+        ),
+        ("bus = \"s3cr3t-canary\"", "has a bus that must be a URL"),
+        (
+            "type = \"a\"\ntopic = \"y\"",
+            "is never used: route 1 is for all its events",
+        ),
+        (
+            "type = \"a\"\ntenant = \"t\"\ntopic = \"y\"",
+            "is never used: route 1",
+        ),
+    ] {
+        let broken = format!("{good}[[routes]]\n{broken}\n");
+        expect_refused(&broken, file(&broken), "route 2 (");
+        expect_refused(&broken, file(&broken), said);
+    }
+    for (broken, said) in [
+        (format!("[routes]\n{url}"), "routes ("),
+        (format!("routes = [\"{CANARY}\"]"), "route 1 ("),
+        (
+            format!("[[routes]]\n{url}\nbus2 = 1"),
+            "unknown key \"bus2\"",
+        ),
+    ] {
+        expect_refused(&broken, file(&broken), said);
+    }
 }
 
 #[test]
@@ -290,6 +405,13 @@ fn a_broken_file_stops_with_one_sentence() {
             "admin_token (",
         ),
         ("encryption_key_id = \"k1\"".into(), "no encryption_keys"),
+        ("alert_url = \"example.org\"".into(), "alert_url ("),
+        ("webhook_secret = \"\"".into(), "webhook_secret ("),
+        #[cfg(feature = "http")]
+        (
+            format!("webhook_secret = \"whsec_{CANARY}\""),
+            "number 1 is not base64",
+        ),
         (
             "retry_multiplier = 10\nretry_max_delay = 5".into(),
             "retry_max_delay (",

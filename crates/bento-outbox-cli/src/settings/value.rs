@@ -219,7 +219,19 @@ pub(crate) fn masked(url: &str) -> String {
     let (place, options) = rest
         .split_once('?')
         .map_or((rest, None), |(place, options)| (place, Some(options)));
+    // Who knows the URL of a webhook may call it: its path and its own parameters are secrets too.
+    let is_webhook = matches!(scheme, "http" | "https");
+    let (host, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+    let place = match path {
+        "" | "/" => place.into(),
+        _ if is_webhook => format!("{host}/***"),
+        _ => place.to_string(),
+    };
     let options = options.map(|options| {
+        let masked_option = |option| match is_webhook {
+            true => masked_parameter(option),
+            false => masked_option(option),
+        };
         let masked: Vec<String> = options.split('&').map(masked_option).collect();
         format!("?{}", masked.join("&"))
     });
@@ -237,6 +249,15 @@ fn masked_option(option: &str) -> String {
         format!("{name}=***")
     } else {
         option.into()
+    }
+}
+
+/// A parameter of a webhook's URL is the receiver's, unless it is one of our options.
+fn masked_parameter(parameter: &str) -> String {
+    match parameter.split_once('=') {
+        Some(("mode" | "timeout" | "concurrency" | "allow_private", _)) => parameter.into(),
+        Some((name, _)) => format!("{name}=***"),
+        None => "***".into(),
     }
 }
 
@@ -292,6 +313,11 @@ mod tests {
                 "nats://host?token=***&stream=A",
             ),
             ("sqlite://outbox.db", "sqlite://outbox.db"),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+            (
+                "https://bob:s3cr3t@h:1/hooks/s3cr3t?sig=s3cr3t&timeout=1s&s3cr3t",
+                "https://bob:***@h:1/***?sig=***&timeout=1s&***",
+            ),
             ("nats:bob:s3cr3t@host", "nats:***"),
             ("stdout:", "stdout:"),
         ] {

@@ -147,7 +147,10 @@ fn the_doctor_says_what_is_broken_and_what_to_do() {
         database[1].starts_with("broken: indexes that are missing: outbox_ready | create"),
         "{database:?}"
     );
-    let refused = [("OUTBOX_ALERT_URL", "https://example.org/s3cr3t-canary")];
+    let refused = [("OUTBOX_ENCRYPTION_KEYS", "a=s3cr3t-canary")];
     let settings = doctor(&place, 1, &refused, "settings");
-    assert!(settings[0].starts_with("broken: alert_url"), "{settings:?}");
+    assert!(
+        settings[0].starts_with("broken: encryption_keys"),
+        "{settings:?}"
+    );
 }

@@ -119,6 +119,8 @@ const PAYLOAD_BYTES_MAX: usize = 200_000;
 pub const CAPABILITIES: Capabilities = Capabilities {
     keeps: true,
     carries_bodies: true,
+    keeps_batch_order: true,
+    lowers_header_names: false,
     drops_repetitions: false,
     refuses_unrouted: true,
     payload_bytes_max: Some(PAYLOAD_BYTES_MAX),

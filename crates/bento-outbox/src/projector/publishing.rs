@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use uuid::Uuid;
+
 use super::{Batch, Projector};
+use crate::dead_letter::DeadLetter;
 use crate::error::Result;
-use crate::record::{OutboxRecord, Outcome, RejectionClass};
+use crate::record::{OutboxRecord, Outcome, RejectionClass, Status};
 use crate::retry;
 use crate::store::{Claim, Fence, Lease, Settle, Settlement, Verdict};
 use crate::telemetry::{self, Tally};
@@ -33,6 +36,8 @@ pub(super) struct Taken {
 #[derive(Default)]
 pub(super) struct Published {
     settlements: Vec<Settlement>,
+    /// Those of them that die, for the observers.
+    letters: Vec<DeadLetter>,
     leases: Vec<Lease>,
     /// When the batch was claimed.
     begun: Option<Instant>,
@@ -46,6 +51,10 @@ pub(super) struct Published {
 impl Published {
     fn add(&mut self, record: &OutboxRecord, verdict: Verdict) {
         self.in_flight.push(record.seq);
+        if let Verdict::Dead { counts, reason } = &verdict {
+            self.letters
+                .push(DeadLetter::of(record.clone(), *counts, reason.clone()));
+        }
         self.settlements.push(Settlement {
             id: record.id,
             verdict,
@@ -150,6 +159,7 @@ impl Projector {
         held.next();
         let mut published = Published {
             settlements: Vec::with_capacity(records.len()),
+            letters: Vec::new(),
             leases,
             begun: (!records.is_empty()).then_some(begun),
             in_flight: Vec::with_capacity(records.len()),
@@ -200,7 +210,7 @@ impl Projector {
                 held.hold(&record);
                 published.add(&record, Verdict::HandOver);
             }
-            self.write(&published.settlements, &fence).await?;
+            self.write(&published, &fence).await?;
             if batch.stopped_by.is_some() {
                 break;
             }
@@ -306,14 +316,15 @@ impl Projector {
             relay: &self.shared.relay,
             leases: &published.leases,
         };
-        self.write(&published.settlements, &fence).await?;
+        self.write(&published, &fence).await?;
         if let Some(begun) = published.begun {
             telemetry::batch_took(begun.elapsed());
         }
         Ok(())
     }
 
-    async fn write(&self, settlements: &[Settlement], fence: &Fence<'_>) -> Result<()> {
+    async fn write(&self, published: &Published, fence: &Fence<'_>) -> Result<()> {
+        let settlements = &published.settlements;
         if settlements.is_empty() {
             return Ok(());
         }
@@ -336,7 +347,31 @@ impl Projector {
                 "a lease was lost before what it published was settled; another relay goes on"
             );
         }
+        self.tell_of_the_dead(&published.letters, fenced > 0).await;
         Ok(())
+    }
+
+    /// Tells the observers of dead letters, now that they are written. Where some settlements were
+    /// refused, the table says which letters are ours.
+    async fn tell_of_the_dead(&self, letters: &[DeadLetter], some_refused: bool) {
+        let observers = &self.shared.observers;
+        if letters.is_empty() || observers.is_empty() {
+            return;
+        }
+        let mut letters = letters.to_vec();
+        if some_refused {
+            let ids: Vec<Uuid> = letters.iter().map(|letter| letter.record.id).collect();
+            let found = self.shared.store.find(&ids).await.unwrap_or_default();
+            letters.retain(|letter| {
+                let is_dead = |record: &OutboxRecord| record.delivery.status == Status::Err;
+                found
+                    .iter()
+                    .any(|record| record.id == letter.record.id && is_dead(record))
+            });
+        }
+        observers
+            .iter()
+            .for_each(|observer| observer.died(&letters));
     }
 }
 

@@ -6,16 +6,24 @@
 //! type.
 
 mod file;
+#[cfg(feature = "http")]
+mod http;
 mod lines;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
 mod null;
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "nats", feature = "http"))]
+#[cfg_attr(
+    not(feature = "nats"),
+    allow(dead_code, reason = "not every bus has options of every kind")
+)]
 mod options;
 mod stdout;
 
 pub use file::FilePublisher;
+#[cfg(feature = "http")]
+pub use http::{HttpPublisher, WebhookSecrets};
 pub use memory::{MemoryPublisher, Subscription};
 #[cfg(feature = "nats")]
 pub use nats::NatsPublisher;

@@ -6,6 +6,7 @@ mod stream;
 use std::borrow::Cow;
 use std::error::Error as _;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,9 +24,10 @@ use self::stream::Stream;
 use super::options::{Options, invalid};
 use crate::cloud_event::CloudEvents;
 use crate::error::Result;
+use crate::event::Event;
 use crate::publisher::Publisher;
 use crate::record::RejectionClass::{Blocked, Config, Message, Permanent, Throttled, Unreachable};
-use crate::record::{OutboxRecord, Outcome, Rejection};
+use crate::record::{OutboxRecord, Outcome, Rejection, Status};
 use crate::topic::Topic;
 
 /// `nats://[USER:PASSWORD@]HOST[:PORT]`, NATS JetStream; `tls://` insists on TLS.
@@ -54,6 +56,8 @@ pub struct NatsPublisher {
     stream: Option<Stream>,
     timeout: Duration,
     link: Mutex<Option<Arc<Link>>>,
+    /// The server's `max_payload`, as it said at the last connection; 0 before the first one.
+    bytes_max: AtomicUsize,
     /// Held by the one who connects.
     connecting: tokio::sync::Mutex<()>,
 }
@@ -66,8 +70,10 @@ impl NatsPublisher {
     ///
     /// # Errors
     /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) when the URL names no host, has an
-    /// unknown option, or one that contradicts another.
+    /// unknown option, or one that contradicts another, and for a topic that its
+    /// [check](Topic::check) refuses.
     pub fn new(url: &Url, topic: Topic, events: CloudEvents) -> Result<Self> {
+        topic.check()?;
         let mut options = Options::of(url)?;
         let stream = options.text("stream");
         let create = options.flag("create")?;
@@ -94,6 +100,7 @@ impl NatsPublisher {
             stream: stream.map(|name| Stream { name, subjects }),
             timeout,
             link: Mutex::default(),
+            bytes_max: AtomicUsize::new(0),
             connecting: tokio::sync::Mutex::default(),
         })
     }
@@ -150,6 +157,12 @@ impl Publisher for NatsPublisher {
         }
         checked
     }
+
+    /// The server counts the headers too, so that an event of almost this size may be refused later.
+    fn payload_bytes_max(&self, _: &Event) -> Option<usize> {
+        let learned = self.bytes_max.load(Ordering::Relaxed);
+        (learned > 0).then_some(learned)
+    }
 }
 
 impl NatsPublisher {
@@ -164,6 +177,8 @@ impl NatsPublisher {
                 return Ok(link);
             }
             let link = Arc::new(self.servers.connect(self.timeout).await?);
+            let bytes_max = link.context.client().max_payload();
+            self.bytes_max.store(bytes_max, Ordering::Relaxed);
             if let Some(stream) = &self.stream {
                 stream.ensure(&link.context).await?;
             }
@@ -235,10 +250,12 @@ impl NatsPublisher {
             headers.insert(name, value);
         }
         headers.insert("Content-Type", event.content_type);
-        let mut message = PublishMessage::build()
-            .payload(event.body)
-            .headers(headers)
-            .message_id(record.id.to_string());
+        let mut message = PublishMessage::build().payload(event.body).headers(headers);
+        // The copy of a dead letter has none: the stream would take the event itself, retried by an
+        // operator, for a repetition of its copy, and drop it.
+        if record.delivery.status != Status::Err {
+            message = message.message_id(record.id.to_string());
+        }
         if let Some(stream) = &self.stream {
             message = message.expected_stream(&stream.name);
         }
@@ -370,7 +387,7 @@ fn unreachable(reason: impl AsRef<str>) -> Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Payload};
+    use crate::event::Payload;
     use crate::timestamp::Timestamp;
 
     fn bus(url: &str) -> Result<NatsPublisher> {

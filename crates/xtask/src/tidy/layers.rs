@@ -13,12 +13,14 @@ const WORDS: &[&str] = &[
     "cloud_event",
     "compatibility",
     "dead_letter",
+    "door",
     "error",
     "event",
     "pending",
     "record",
     "registry",
     "schema",
+    "selector",
     "tenant",
     "timestamp",
     "topic",
@@ -27,7 +29,9 @@ const WORDS: &[&str] = &[
 ];
 const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
+    "alert",
     "bus",
+    "dead_letter_topic",
     "immediate",
     "inbox",
     "outbox",
@@ -52,6 +56,9 @@ const SHARED: &[&str] = &[
 /// The crates that talk to a database or a bus.
 const DRIVERS: &[&str] = &[
     "async_nats",
+    "hyper",
+    "hyper_rustls",
+    "hyper_util",
     "lapin",
     "libsqlite3_sys",
     "rdkafka",

@@ -18,7 +18,7 @@ use crate::{connect, held};
 /// Look for what is wrong, and say what to do about it
 ///
 /// Checks the settings, the database (reachable, version, tables, indexes, rights, clock), the bus, the
-/// relays, the ordering keys that wait, and the dead letters. Exits with 1 when something is broken.
+/// relays, the ordering keys that wait, the dead letters, and the webhook that is told of them. Exits with 1 when something is broken.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox doctor
@@ -46,7 +46,10 @@ impl Doctor {
         let mut findings = Findings::default();
         check_settings(&settings, &mut findings);
         let relays = check_database(&settings, &mut findings).await;
-        check_bus(&settings, relays > 0, &mut findings).await;
+        for bus in settings.buses() {
+            check_bus(&settings, bus, relays > 0, &mut findings).await;
+        }
+        check_alert(&settings, &mut findings).await;
         findings.print(self.json)?;
         Ok(match findings.count(State::Broken) {
             0 => ExitCode::SUCCESS,
@@ -61,10 +64,8 @@ fn check_settings(settings: &Settings, findings: &mut Findings) {
         findings.add("settings", State::Broken, refused.to_string(), advice);
         return;
     }
-    let idle = settings.without_effect();
-    if !idle.is_empty() {
-        let found = format!("{}: no effect in this version yet", idle.join(", "));
-        findings.add("settings", State::Note, found, "");
+    for sentence in settings.topics_in_vain() {
+        findings.add("settings", State::Note, sentence, "");
     }
     let found = match settings.given_count() {
         0 => "all defaults".to_string(),
@@ -256,16 +257,21 @@ fn check_relays(settings: &Settings, relays: &[LiveRelay], unsent: u64, findings
     }
 }
 
-async fn check_bus(settings: &Settings, relay_lives: bool, findings: &mut Findings) {
-    let url = settings::masked(&settings.bus_url);
-    let bus = match connect::bus(settings) {
-        Ok(bus) => bus,
+async fn check_bus(
+    settings: &Settings,
+    bus: settings::Bus<'_>,
+    relay_lives: bool,
+    findings: &mut Findings,
+) {
+    let url = bus.name();
+    let publisher = match connect::one_bus(settings, bus) {
+        Ok(publisher) => publisher,
         Err(failure) => {
             findings.add("bus", State::Broken, failure.to_string(), "");
             return;
         }
     };
-    match (bus.check().await, settings::scheme(&settings.bus_url)) {
+    match (publisher.check().await, settings::scheme(bus.url)) {
         (Ok(()), Some("null")) => {
             let found = format!("{url} acknowledges everything and keeps nothing");
             findings.add("bus", State::Warning, found, "set bus_url");
@@ -273,6 +279,16 @@ async fn check_bus(settings: &Settings, relay_lives: bool, findings: &mut Findin
         (Ok(()), Some("stdout")) => {
             let found = format!("{url} is the terminal, or whatever reads it");
             findings.add("bus", State::Note, found, "set bus_url for a broker");
+        }
+        (Ok(()), Some("http" | "https")) => {
+            // A request would be an event to whoever is there.
+            let found = format!("{url} can be reached; what it answers, the first event shows");
+            findings.add("bus", State::Ok, found, "");
+            if !settings.is_given("webhook_secret") {
+                let found = "requests are not signed".to_string();
+                let advice = "set webhook_secret, by which the receiver knows who sends";
+                findings.add("bus", State::Note, found, advice);
+            }
         }
         (Ok(()), _) => findings.add("bus", State::Ok, format!("{url} answers"), ""),
         // A file is one relay's alone, and that relay is at work.
@@ -284,5 +300,21 @@ async fn check_bus(settings: &Settings, relay_lives: bool, findings: &mut Findin
             let advice = "events are kept until it does, and cost no attempt";
             findings.add("bus", State::Broken, found, advice);
         }
+    }
+}
+
+async fn check_alert(settings: &Settings, findings: &mut Findings) {
+    let url = settings::masked(settings.alert_url.as_deref().unwrap_or_default());
+    match connect::alert(settings) {
+        Ok(None) => {}
+        Err(failure) => findings.add("alerts", State::Broken, failure.to_string(), ""),
+        Ok(Some(webhook)) => match webhook.check().await {
+            Ok(()) => findings.add("alerts", State::Ok, format!("{url} can be reached"), ""),
+            Err(rejection) => {
+                let found = format!("{url}: {}", rejection.reason);
+                let advice = "nobody is told of dead letters meanwhile; `dead list` has them";
+                findings.add("alerts", State::Broken, found, advice);
+            }
+        },
     }
 }

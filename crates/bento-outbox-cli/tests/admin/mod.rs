@@ -1,0 +1,191 @@
+//! What a relay answers at its `admin_addr`.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::event;
+use crate::place::{Place, Relay, eventually};
+
+/// A relay that answers at a port of its own.
+struct Asked {
+    place: Place,
+    port: u16,
+    _relay: Relay,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Asked {
+    fn start(bus: &str, more: &[(&str, &str)]) -> Self {
+        let place = Place::migrated();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let address = format!("127.0.0.1:{port}");
+        let variables = [&[("OUTBOX_ADMIN_ADDR", address.as_str())], more].concat();
+        let relay = Relay::start_with(&place, &["run", "--bus-url", bus], &variables);
+        let asked = Self {
+            place,
+            port,
+            _relay: relay,
+        };
+        eventually(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+        asked
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.ask(path, &format!("Host: 127.0.0.1:{}\r\n", self.port))
+    }
+
+    fn ask(&self, path: &str, headers: &str) -> Answer {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        Answer {
+            status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+            head: head.to_ascii_lowercase(),
+            body: body.into(),
+        }
+    }
+
+    /// The samples of `/metrics`, by name and labels as they stand there.
+    fn metrics(&self) -> HashMap<String, f64> {
+        let answer = self.get("/metrics");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let samples = answer
+            .body
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty());
+        samples
+            .map(|line| line.rsplit_once(' ').unwrap())
+            .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+            .collect()
+    }
+}
+
+#[test]
+fn the_metrics_say_what_was_carried_and_what_waits() {
+    let asked = Asked::start("file:out.jsonl", &[]);
+    let later = r#"{"type":"a","payload":1,"available_at":"2999-01-01T00:00:00Z"}"#;
+    let lines: Vec<String> = (1..=20).map(event).chain([later.into()]).collect();
+    asked.place.append(lines.join("\n")).succeeded();
+    let success = r#"outbox_events_processed_total{tenant_id="default",status="success"}"#;
+    let pending = r#"outbox_pending_events{tenant_id="default"}"#;
+    eventually(|| {
+        let metrics = asked.metrics();
+        metrics.get(success) == Some(&20.0) && metrics.get(pending) == Some(&1.0)
+    });
+    let metrics = asked.metrics();
+    let count = |name: &str| metrics.get(name).copied();
+    assert_eq!(
+        count(r#"outbox_delivery_latency_seconds_count{tenant_id="default"}"#),
+        Some(20.0)
+    );
+    assert!(count("outbox_processing_duration_seconds_count") >= Some(1.0));
+    assert_eq!(
+        count(r#"outbox_dead_letters{tenant_id="default"}"#),
+        Some(0.0)
+    );
+    assert_eq!(
+        count(r#"outbox_oldest_pending_age_seconds{tenant_id="default"}"#),
+        Some(0.0)
+    );
+    assert_eq!(count("outbox_leases_held"), Some(64.0));
+    assert_eq!(
+        (count("outbox_bus_up"), count("outbox_database_up")),
+        (Some(1.0), Some(1.0))
+    );
+    let total = &asked.place.status()["total"];
+    let recorded = 21.0;
+    assert_eq!(recorded, count(success).unwrap() + count(pending).unwrap());
+    assert_eq!((&total["sent"], &total["new"]), (&20.into(), &1.into()));
+}
+
+#[test]
+fn health_says_whether_events_can_be_carried() {
+    let asked = Asked::start("file:out.jsonl", &[]);
+    assert_eq!(
+        asked.ask("/health/live", "").status,
+        400,
+        "HTTP/1.1 wants a host"
+    );
+    assert_eq!(asked.get("/health/live").status, 200);
+    let ready = asked.get("/health/ready");
+    assert_eq!(
+        (ready.status, ready.body.as_str()),
+        (200, r#"{"status":"ready"}"#)
+    );
+
+    let away = Asked::start("nats://127.0.0.1:1", &[]);
+    let ready = away.get("/health/ready");
+    assert_eq!(ready.status, 503);
+    let said: Value = serde_json::from_str(&ready.body).unwrap();
+    assert!(
+        said["bus"].as_str().unwrap().contains("127.0.0.1:1"),
+        "{said}"
+    );
+    assert_eq!(away.get("/health/live").status, 200);
+}
+
+#[test]
+fn only_who_may_is_let_in() {
+    let open = Asked::start("file:out.jsonl", &[]);
+    for path in ["/metrics", "/api/v1/status"] {
+        let answer = open.ask(path, "Host: evil.example\r\n");
+        assert_eq!(answer.status, 403, "{path}");
+        assert!(
+            answer.head.contains("application/problem+json"),
+            "{}",
+            answer.head
+        );
+        assert!(!answer.head.contains("access-control"), "{}", answer.head);
+        assert_eq!(open.get(path).status, 200, "{path}");
+    }
+    let closed = Asked::start("file:out.jsonl", &[("OUTBOX_ADMIN_TOKEN", "s3cret-enough")]);
+    let host = "Host: relay.example\r\n";
+    let with = |token: &str| format!("{host}Authorization: Bearer {token}\r\n");
+    assert_eq!(closed.ask("/api/v1/status", host).status, 401);
+    assert_eq!(
+        closed.ask("/api/v1/status", &with("s3cret-enougH")).status,
+        401
+    );
+    assert_eq!(
+        closed.ask("/api/v1/status", &with("s3cret-enough")).status,
+        200
+    );
+    assert_eq!(
+        closed.ask("/health/live", host).status,
+        200,
+        "a probe has no token"
+    );
+}
+
+#[test]
+fn the_status_is_that_of_the_command() {
+    let asked = Asked::start("null:", &[]);
+    asked.place.append(event(1)).succeeded();
+    eventually(|| asked.place.status()["total"]["sent"] == 1);
+    let answer: Value = serde_json::from_str(&asked.get("/api/v1/status").body).unwrap();
+    let command = asked.place.status();
+    assert_eq!(answer["total"]["sent"], command["total"]["sent"]);
+    let relays: Value = serde_json::from_str(&asked.get("/api/v1/relays").body).unwrap();
+    assert_eq!(relays["relays"][0]["partitions"], 64);
+    assert_eq!(asked.get("/api/v1/held-keys").body, r#"{"held":[]}"#);
+    assert_eq!(asked.get("/nowhere").status, 404);
+}

@@ -1,0 +1,92 @@
+//! Who is let in.
+
+use std::net::IpAddr;
+
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use subtle::ConstantTimeEq as _;
+
+use crate::{Admin, Problem};
+
+/// Lets a request in that shows the token, or, where there is none, that was sent to a loopback name.
+/// A page in a browser can send requests to this machine, but not under such a name of its own
+/// ("DNS rebinding").
+pub(crate) async fn check(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let refusal = match &admin.token {
+        Some(token) => {
+            match text(header::AUTHORIZATION).and_then(|given| given.strip_prefix("Bearer ")) {
+                Some(given) if bool::from(given.as_bytes().ct_eq(token.as_bytes())) => None,
+                Some(_) => Some((
+                    StatusCode::UNAUTHORIZED,
+                    "the token is not the one of admin_token",
+                )),
+                None => Some((
+                    StatusCode::UNAUTHORIZED,
+                    "show admin_token as `Authorization: Bearer TOKEN`",
+                )),
+            }
+        }
+        None if text(header::HOST).is_some_and(is_loopback) => None,
+        None => Some((
+            StatusCode::FORBIDDEN,
+            "without an admin_token only requests to localhost, 127.0.0.1 or [::1] are answered",
+        )),
+    };
+    match refusal {
+        None => next.run(request).await,
+        Some((status, detail)) => {
+            let mut answer = Problem::new(status, "not let in", detail).into_response();
+            if status == StatusCode::UNAUTHORIZED {
+                let scheme = header::HeaderValue::from_static("Bearer");
+                answer
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, scheme);
+            }
+            answer
+        }
+    }
+}
+
+/// Whether `localhost`, `127.0.0.1:7077` or `[::1]:7077` is the machine itself.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_the_machine_itself_are_loopback() {
+        for host in [
+            "localhost",
+            "LOCALHOST:7077",
+            "127.0.0.1:7077",
+            "127.9.9.9",
+            "[::1]:7077",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:80",
+            "10.0.0.1",
+            "[::2]",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}
