@@ -28,7 +28,9 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
-use crate::commands::{append, bench, completions, config, dead, doctor, migrate, run, status};
+use crate::commands::{
+    append, bench, completions, config, dead, doctor, migrate, run, schema, status,
+};
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
 
@@ -70,6 +72,7 @@ enum Command {
     Dead(dead::Dead),
     Doctor(doctor::Doctor),
     Bench(bench::Bench),
+    Schema(schema::Schema),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -105,6 +108,7 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Dead(command) => finish(command.run(settings()?)),
         Command::Doctor(command) => finish(command.run(settings()?)),
         Command::Bench(command) => finish(command.run(settings()?)),
+        Command::Schema(command) => command.run(),
         Command::Config(command) => command.run(&settings()?),
         Command::Completions(command) => command.run(&mut Cli::command()),
     }

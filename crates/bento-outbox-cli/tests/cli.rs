@@ -12,6 +12,7 @@ mod dead;
 mod place;
 mod relays;
 mod routes;
+mod schemas;
 mod trouble;
 
 use std::collections::HashSet;

@@ -31,6 +31,13 @@ pub enum ErrorKind {
     WrongTenant,
     /// An event, tenant or header outside its grammar, or a payload that is not what it says.
     InvalidEvent,
+    /// An event of a type that the registry does not have, or has under another Rust type.
+    UnknownType,
+    /// An event of a version that this program does not know: newer than its own, or older than it
+    /// has upcasters for. A newer one is read after an update of the program.
+    UnknownVersion,
+    /// An event whose payload is not what its type and version say.
+    Undecodable,
     /// A setting outside its range, or settings that contradict each other.
     InvalidSetting,
     /// The tables are missing, or of an older or newer version than this library.

@@ -73,6 +73,8 @@
 //! | record | a row of the table `outbox`; after the commit its payload is opaque: [`OutboxRecord`] |
 //! | ordering key | tenant, aggregate type and aggregate id; no aggregate, no order: [`OrderingKey`] |
 //! | tenant | whose event it is; `default` where nothing else is said: [`Tenant`] |
+//! | registry | the event types that a program knows, with all their versions: [`EventRegistry`] |
+//! | cause | the message in whose handling an event was raised: [`Cause`] |
 //! | store | a database, as the outbox sees it: [`Store`], and [`TransactionalStore`] for writing |
 //! | publisher | a message bus, as the outbox sees it; it *publishes*: [`Publisher`] |
 //! | projector | the relay: it *claims* records, has them published and *settles* them: [`Projector`] |
@@ -102,6 +104,9 @@
 //! | `http` | [`publishers`]`::HttpPublisher`, webhooks, on hyper |
 //! | `rabbitmq` | [`publishers`]`::RabbitMqPublisher`, on the codec of AMQP amq-protocol |
 //! | `redis` | [`publishers`]`::RedisPublisher`, on redis |
+//! | `schema` | JSON Schemas from Rust types, by schemars 1: `EventType::described` |
+//! | `validation` | payloads held to their JSON Schemas at the door: `EventRegistry::enforcing_schemas` |
+//! | `opentelemetry` | the current span's trace context in each event, by tracing-opentelemetry 0.34 |
 //!
 //! Always there: [`stores::MemoryStore`], and the [`publishers`] for memory, standard output, a file
 //! and nowhere. Your own statements run on sqlx 0.9.
@@ -110,6 +115,9 @@
 //!
 //! - What happens when a future is dropped: the sections "Cancel safety" of [`Outbox`]'s and
 //!   [`UnitOfWork`]'s functions.
+//! - Events that change and are still read, schemas, and whom a change breaks: [`EventRegistry`],
+//!   [`SchemaFiles`], [`schema_breaks`].
+//! - Tests without a database: [`testing`].
 //! - What an error means for the caller: [`ErrorKind`].
 //! - What a message looks like: [`CloudEvents`]; under which topic: [`Topic`].
 //! - An adapter of your own: [`Store`], [`Publisher`], and the crate `bento-outbox-conformance`,
@@ -117,10 +125,14 @@
 
 mod aggregate;
 mod alert;
+mod asyncapi;
 mod bus;
+mod causality;
 mod cloud_event;
+mod compatibility;
 mod dead_letter;
 mod dead_letter_topic;
+mod door;
 mod error;
 mod event;
 mod immediate;
@@ -129,22 +141,49 @@ mod pending;
 mod projector;
 mod publisher;
 mod record;
+mod registry;
 mod retry;
+#[cfg(feature = "schema")]
+mod schema;
+mod schema_files;
 mod selector;
 mod store;
 pub mod telemetry;
 mod tenant;
 mod timestamp;
 mod topic;
+#[cfg(feature = "opentelemetry")]
+mod trace_context;
 mod unit_of_work;
+#[cfg(feature = "validation")]
+mod validation;
+
+/// Without OpenTelemetry no span is active.
+#[cfg(not(feature = "opentelemetry"))]
+mod trace_context {
+    pub(crate) struct TraceContext {
+        pub(crate) traceparent: String,
+        pub(crate) tracestate: Option<String>,
+    }
+
+    pub(crate) fn current() -> Option<TraceContext> {
+        None
+    }
+}
 
 pub mod publishers;
 pub mod stores;
+pub mod testing;
 
 pub use aggregate::AggregateRoot;
 pub use alert::{AlertSettings, DeadLetterAlert};
+pub use asyncapi::AsyncApi;
 pub use bus::{Destination, MessageBus, Route};
+pub use causality::{Cause, handling};
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
+pub use compatibility::{
+    BrokenSide, CompatibilityMode, SchemaBreak, schema_breaks, schema_breaks_at,
+};
 pub use dead_letter::{DeadLetter, DeadLetterObserver};
 pub use dead_letter_topic::DeadLetterTopic;
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
@@ -155,7 +194,9 @@ pub use pending::{InUnitOfWork, raise};
 pub use projector::{Batch, Projector, ProjectorSettings};
 pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
+pub use registry::{Decoded, Encoded, EventRegistry, EventType, SchemaValidator};
 pub use retry::RetrySettings;
+pub use schema_files::SchemaFiles;
 pub use selector::{Pattern, Selector};
 pub use store::{
     Appended, Birth, Caution, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
@@ -171,3 +212,12 @@ pub use unit_of_work::UnitOfWork;
 #[cfg(all(doctest, feature = "sqlite"))]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The pages of the book that are mostly code.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../../docs/src/evolving-events.md")]
+    struct EvolvingEvents;
+    #[doc = include_str!("../../../docs/src/testing.md")]
+    struct Testing;
+}

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::door::{Door, Refusal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::immediate::{Immediate, ImmediateSettings};
-use crate::pending::{self, Refusal, Scope};
+use crate::pending::{self, Scope};
 use crate::publisher::Publisher;
+use crate::registry::EventRegistry;
 use crate::store::{Appended, Isolation, Store, TransactionalStore};
 use crate::tenant::Tenant;
 use crate::unit_of_work::UnitOfWork;
@@ -23,8 +25,7 @@ pub struct Outbox<S> {
     no_tenant: Option<String>,
     isolation: Option<Isolation>,
     immediate: Option<Immediate>,
-    /// What the bus refuses, where there is one.
-    refusal: Option<Refusal>,
+    door: Door,
 }
 
 impl<S: TransactionalStore> Outbox<S> {
@@ -37,7 +38,7 @@ impl<S: TransactionalStore> Outbox<S> {
             no_tenant: None,
             isolation: None,
             immediate: None,
-            refusal: None,
+            door: Door::default(),
         }
     }
 
@@ -90,8 +91,31 @@ impl<S: TransactionalStore> Outbox<S> {
         let bus = publisher.clone();
         let refusal: Refusal = Arc::new(move |event| refuse_too_large(bus.as_ref(), event));
         Self {
-            refusal: Some(refusal),
+            door: self.door.clone().refusing(refusal),
             immediate: Some(Immediate::new(store, publisher, settings)),
+            ..self.clone()
+        }
+    }
+
+    /// The same outbox, which writes the `$id` of each event's schema into its row, as far as
+    /// `registry` has the schema and the event does not name one.
+    #[must_use]
+    pub fn describe_with(&self, registry: &EventRegistry) -> Self {
+        Self {
+            door: self.door.clone().knowing(registry, false),
+            ..self.clone()
+        }
+    }
+
+    /// As [`describe_with`](Self::describe_with), and refuses each event that `registry` could not
+    /// read back: of a type or version that it does not know, or with a payload that is not what
+    /// these say. Refused where it is raised or appended, before anything is written, by an
+    /// [`InvalidEvent`](ErrorKind::InvalidEvent) that names the path. A registry that enforces its
+    /// schemas holds the payload to them too.
+    #[must_use]
+    pub fn check_with(&self, registry: &EventRegistry) -> Self {
+        Self {
+            door: self.door.clone().knowing(registry, true),
             ..self.clone()
         }
     }
@@ -181,7 +205,7 @@ impl<S: TransactionalStore> Outbox<S> {
             ));
         }
         let tenant = self.the_tenant()?.cloned().unwrap_or_default();
-        let scope = Scope::new(self.id, tenant, self.refusal.clone());
+        let scope = Scope::new(self.id, tenant, self.door.clone());
         UnitOfWork::begin(
             self.store.clone(),
             scope,
@@ -223,9 +247,7 @@ impl<S: TransactionalStore> Outbox<S> {
                 ));
             }
             event.tenant.get_or_insert_with(|| tenant.clone());
-            if let Some(refusal) = &self.refusal {
-                refusal(event)?;
-            }
+            self.door.admit(event, None)?;
         }
         if events.is_empty() {
             return Ok(Appended::default());

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use crate::causality::Cause;
+use crate::door::Door;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::tenant::Tenant;
@@ -64,9 +66,6 @@ pub(crate) fn current() -> Option<Scope> {
     CURRENT.try_with(Clone::clone).ok()
 }
 
-/// What else is asked of an event before it is kept, its tenant set: what a bus would refuse.
-pub(crate) type Refusal = Arc<dyn Fn(&Event) -> Result<()> + Send + Sync>;
-
 /// A unit of work, or one nested in it, as seen by those who raise events.
 #[derive(Clone)]
 pub(crate) struct Scope {
@@ -78,7 +77,9 @@ struct PendingEvents {
     /// The outbox that the unit of work belongs to.
     outbox: Uuid,
     tenant: Tenant,
-    refusal: Option<Refusal>,
+    door: Door,
+    /// The message in whose handling the unit of work was begun.
+    cause: Option<Cause>,
     state: Mutex<State>,
 }
 
@@ -92,8 +93,8 @@ struct State {
 }
 
 impl Scope {
-    /// A new unit of work without events.
-    pub(crate) fn new(outbox: Uuid, tenant: Tenant, refusal: Option<Refusal>) -> Self {
+    /// A new unit of work without events. It remembers the message that is handled here.
+    pub(crate) fn new(outbox: Uuid, tenant: Tenant, door: Door) -> Self {
         let state = State {
             open: vec![0],
             ..State::default()
@@ -102,7 +103,8 @@ impl Scope {
             pending: Arc::new(PendingEvents {
                 outbox,
                 tenant,
-                refusal,
+                door,
+                cause: Cause::current(),
                 state: Mutex::new(state),
             }),
             level: 0,
@@ -140,9 +142,9 @@ impl Scope {
                 ),
             ));
         }
-        if let Some(refusal) = &self.pending.refusal {
-            refusal(&event)?;
-        }
+        self.pending
+            .door
+            .admit(&mut event, self.pending.cause.as_ref())?;
         let mut state = self.state();
         if !state.open.contains(&self.level) {
             return Err(Error::new(
@@ -171,6 +173,15 @@ impl Scope {
             },
             parent: self.level,
         }
+    }
+
+    /// What was raised and not undone until now.
+    pub(crate) fn raised(&self) -> Vec<Event> {
+        self.state()
+            .events
+            .iter()
+            .map(|(_, event)| event.clone())
+            .collect()
     }
 
     /// Ends the unit of work: hands out its events and takes no more.
@@ -239,7 +250,7 @@ mod tests {
     }
 
     fn scope() -> Scope {
-        Scope::new(Uuid::now_v7(), Tenant::default(), None)
+        Scope::new(Uuid::now_v7(), Tenant::default(), Door::default())
     }
 
     fn names(scope: &Scope) -> Vec<String> {
@@ -293,7 +304,7 @@ mod tests {
 
     #[test]
     fn an_event_of_another_tenant_is_refused() {
-        let scope = Scope::new(Uuid::now_v7(), "acme".parse().unwrap(), None);
+        let scope = Scope::new(Uuid::now_v7(), "acme".parse().unwrap(), Door::default());
         let foreign = Event {
             tenant: Some("other".parse().unwrap()),
             ..event("a")

@@ -10,4 +10,5 @@ pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod migrate;
 pub(crate) mod run;
+pub(crate) mod schema;
 pub(crate) mod status;

@@ -15,6 +15,7 @@ use crate::cloud_event::CloudEvents;
 use crate::event::DomainEvent;
 use crate::publisher::Publisher;
 use crate::record::{OutboxRecord, Outcome, Rejection};
+use crate::registry::EventRegistry;
 
 /// `memory:`, which hands events to subscribers in the same process.
 ///
@@ -61,6 +62,7 @@ struct State {
     published: Vec<OutboxRecord>,
     readers: Vec<mpsc::UnboundedSender<OutboxRecord>>,
     subscribers: HashMap<&'static str, Vec<Subscriber>>,
+    registry: Option<EventRegistry>,
 }
 
 /// What was published since [`MemoryPublisher::subscribe`], in that order.
@@ -100,8 +102,12 @@ impl MemoryPublisher {
     /// is given to all subscribers of its type again, also to those who were done with it. So let a
     /// subscriber remember the ids it has seen, or do what may be done twice. An error that is a
     /// [`Rejection`] says by its class whose fault it was; all others cost an attempt. What an error
-    /// says is stored beside the event, so let there be no secret in it. A payload that is no `E`
-    /// makes a dead letter, whose reason names the place in it.
+    /// says is stored beside the event, so let there be no secret in it. A payload that is no `E`, or has
+    /// a field that `E` does not know, makes a dead letter, whose reason names the place in it. An
+    /// event of another version than `E`'s waits until somebody has looked, unless the bus
+    /// [reads with](Self::read_with) a registry that knows it.
+    ///
+    /// What the subscriber raises says that this event caused it: see [`handling`](crate::handling).
     ///
     /// Events of one aggregate come one after the other, those of others at the same time, at most
     /// 64. A subscriber that needs longer than 30 seconds is dropped, and called again later.
@@ -109,13 +115,18 @@ impl MemoryPublisher {
         &self,
         subscriber: impl Fn(E, Arc<OutboxRecord>) -> F + Send + Sync + 'static,
     ) where
-        E: DomainEvent + DeserializeOwned + Send + 'static,
+        E: DomainEvent + DeserializeOwned + Send + Sync + 'static,
         X: Display + 'static,
         F: Future<Output = Result<(), X>> + Send + 'static,
     {
         let mut state = self.state();
         let of_type = state.subscribers.entry(E::TYPE).or_default();
         of_type.push(Subscriber::new(subscriber));
+    }
+
+    /// Lets subscribers read by `registry`: events of old versions come to them as the newest.
+    pub fn read_with(&self, registry: &EventRegistry) {
+        self.state().registry = Some(registry.clone());
     }
 
     /// All that was published and not taken, in that order.
@@ -142,11 +153,12 @@ impl MemoryPublisher {
             return Telling::Done(Outcome::Acked);
         };
         let (subscribers, record) = (subscribers.clone(), Arc::new(record.clone()));
+        let registry = state.registry.clone();
         let shared = Arc::clone(&self.shared);
         Telling::Began(tokio::spawn(async move {
             // Never closed, so there is always a place in the end.
             let _place = shared.places.acquire().await;
-            subscriber::tell(&subscribers, &record).await
+            subscriber::tell(&subscribers, registry.as_ref(), &record).await
         }))
     }
 
@@ -252,6 +264,36 @@ mod tests {
             ..Event::of(&Placed { total }).unwrap()
         };
         OutboxRecord::of(&event, &Default::default(), total, Timestamp::now())
+    }
+
+    #[tokio::test]
+    async fn what_a_subscriber_raises_says_what_caused_it() {
+        #[derive(Serialize, Deserialize)]
+        struct Paid;
+        impl DomainEvent for Paid {
+            const TYPE: &'static str = "paid";
+        }
+
+        let outbox = crate::outbox::Outbox::new(crate::stores::MemoryStore::default());
+        let bus = MemoryPublisher::default();
+        bus.on({
+            let outbox = outbox.clone();
+            move |_: Paid, _| {
+                let outbox = outbox.clone();
+                async move { outbox.run(async |_| crate::raise(Event::of(&Paid)?)).await }
+            }
+        });
+        let mut cause = Event::of(&Paid).unwrap();
+        cause.headers.insert("correlation_id", "c1").unwrap();
+        let record = OutboxRecord::of(&cause, &Default::default(), 1, Timestamp::now());
+        assert_eq!(bus.publish(&[record]).await, [Outcome::Acked]);
+        let caused = &outbox.store().records()[0];
+        let headers = caused.headers().unwrap();
+        assert_eq!(
+            headers.get("causation_id"),
+            Some(cause.id.to_string().as_str())
+        );
+        assert_eq!(headers.get("correlation_id"), Some("c1"));
     }
 
     #[tokio::test]

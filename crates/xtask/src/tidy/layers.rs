@@ -8,17 +8,24 @@ use super::source::{line_of, words};
 /// The layers, from the bottom. The modules of the first three are files in `src`, or folders of that name.
 const WORDS: &[&str] = &[
     "aggregate",
+    "asyncapi",
+    "causality",
     "cloud_event",
+    "compatibility",
     "dead_letter",
+    "door",
     "error",
     "event",
     "pending",
     "record",
     "registry",
+    "schema",
     "selector",
     "tenant",
     "timestamp",
     "topic",
+    "trace_context",
+    "validation",
 ];
 const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
@@ -30,7 +37,9 @@ const PARTS: &[&str] = &[
     "outbox",
     "projector",
     "retry",
+    "schema_files",
     "telemetry",
+    "testing",
     "unit_of_work",
 ];
 /// Every file or folder in these is an adapter and knows no other one.

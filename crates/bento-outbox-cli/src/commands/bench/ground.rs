@@ -246,6 +246,7 @@ type MySqlRecord = (
 // A schema is a database here, and `public` stands for the connection's own: it alone is measured on.
 #[cfg(feature = "mysql")]
 ground!(MySqlStore, sqlx::MySqlConnection, begin: "start transaction", record: MySqlRecord, sql: Sql {
+    server: "select concat('MySQL ', version())",
     full_name: "`{name}`",
     schemas: "select count(*) from (select 1 as one) own where '{schema}' in ('public', database())",
     views: "select cast(table_name as char) from information_schema.views

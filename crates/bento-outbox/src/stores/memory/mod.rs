@@ -71,6 +71,11 @@ pub struct MemoryConnection {
 }
 
 impl MemoryStore {
+    /// All that was committed and is not deleted, in order of `seq`: for tests to look at.
+    pub fn records(&self) -> Vec<OutboxRecord> {
+        self.rows().records.clone()
+    }
+
     fn rows(&self) -> MutexGuard<'_, Rows> {
         self.shared
             .rows

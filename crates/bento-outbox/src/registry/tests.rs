@@ -1,0 +1,598 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::*;
+
+/// Declares event types of one name, each a version.
+macro_rules! event {
+    ($rust:ident, $name:literal, $version:literal) => {
+        impl DomainEvent for $rust {
+            const TYPE: &'static str = $name;
+            const VERSION: u32 = $version;
+        }
+    };
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct PlacedV1 {
+    euros: i64,
+}
+event!(PlacedV1, "order.placed", 1);
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct PlacedV2 {
+    cents: i64,
+}
+event!(PlacedV2, "order.placed", 2);
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Placed {
+    total: Total,
+    lines: Vec<Line>,
+}
+event!(Placed, "order.placed", 3);
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Total {
+    cents: i64,
+    currency: String,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Line {
+    price: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Shipped;
+event!(Shipped, "order.shipped", 1);
+
+fn euros(cents: i64) -> Total {
+    Total {
+        cents,
+        currency: "EUR".into(),
+    }
+}
+
+fn placed() -> EventType {
+    EventType::of::<Placed>()
+        .upcast(|old: PlacedV1| PlacedV2 {
+            cents: old.euros * 100,
+        })
+        .upcast(|old: PlacedV2| Placed {
+            total: euros(old.cents),
+            lines: Vec::new(),
+        })
+}
+
+fn registry() -> EventRegistry {
+    EventRegistry::new([placed(), EventType::of::<Shipped>()]).unwrap()
+}
+
+fn encoded<'a>(event_type: &'a str, version: u32, payload: &'a str) -> Encoded<'a> {
+    (event_type, version, payload.as_bytes()).into()
+}
+
+fn refused(version: u32, payload: &str) -> String {
+    registry()
+        .decode(encoded("order.placed", version, payload))
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn every_version_becomes_the_newest() {
+    let expected = || Placed {
+        total: euros(4_200),
+        lines: Vec::new(),
+    };
+    for (version, payload) in [
+        (1, r#"{"euros":42}"#),
+        (2, r#" { "cents" : 4200 } "#),
+        (3, r#"{"total":{"currency":"EUR","cents":4200},"lines":[]}"#),
+    ] {
+        let event = registry()
+            .decode(encoded("order.placed", version, payload))
+            .unwrap();
+        assert_eq!(
+            (event.event_type(), event.version()),
+            (Placed::TYPE, version)
+        );
+        assert!(event.is::<Placed>() && !event.is::<Shipped>());
+        assert_eq!(event.downcast_ref(), Some(&expected()));
+        assert_eq!(event.downcast::<Placed>().unwrap(), expected());
+    }
+    let event = Event::of(&Shipped).unwrap();
+    assert_eq!(registry().decode_as::<Shipped>(&event).unwrap(), Shipped);
+}
+
+#[test]
+fn what_is_not_known_is_said() {
+    let kind = |encoded: Encoded<'_>| registry().decode(encoded).unwrap_err();
+    let error = kind(encoded("order.lost", 1, "{}"));
+    assert_eq!(error.kind(), ErrorKind::UnknownType);
+    assert_eq!(
+        error.to_string(),
+        "event of type order.lost version 1: its type is not registered"
+    );
+    let error = kind(encoded("order.placed", 4, "{}"));
+    assert_eq!(error.kind(), ErrorKind::UnknownVersion);
+    assert!(error.to_string().contains("versions up to 3"), "{error}");
+    assert_eq!(
+        kind(encoded("order.placed", 0, "{}")).kind(),
+        ErrorKind::UnknownVersion
+    );
+
+    let event = Event {
+        key_id: Some("k1".into()),
+        ..Event::of(&Shipped).unwrap()
+    };
+    let error = kind(Encoded::from(&event));
+    assert_eq!(error.kind(), ErrorKind::Undecodable);
+    assert!(
+        error.to_string().contains("encrypted with key \"k1\""),
+        "{error}"
+    );
+    assert!(error.to_string().contains(&event.id.to_string()), "{error}");
+    let binary = Encoded {
+        content_type: "application/protobuf",
+        ..encoded("order.shipped", 1, "x")
+    };
+    assert!(kind(binary).to_string().contains("application/protobuf"));
+    let more = Encoded {
+        content_type: "application/cloudevents+JSON; charset=utf-8",
+        ..encoded("order.shipped", 1, "null")
+    };
+    registry().decode(more).unwrap();
+
+    let shipped = registry()
+        .decode(encoded("order.shipped", 1, "null"))
+        .unwrap();
+    let error = shipped.downcast::<Placed>().unwrap_err();
+    assert!(error.to_string().contains("Shipped, and not as"), "{error}");
+    let error = registry()
+        .decode_as::<Placed>(encoded("order.shipped", 1, "null"))
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("order.placed was asked for"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_path_is_named_and_the_value_is_not() {
+    for (payload, says) in [
+        (r#"{"lines":[]}"#, r#"field "total" is missing"#),
+        (
+            r#"{"total":{"cents":1},"lines":[]}"#,
+            r#"field "total.currency" is missing"#,
+        ),
+        (
+            r#"{"total":{"cents":"canary","currency":""},"lines":[]}"#,
+            r#"field "total.cents" is a string, expected i64"#,
+        ),
+        (
+            r#"{"total":{"cents":"canary, expected joy at line 7","currency":""},"lines":[]}"#,
+            r#"field "total.cents" is a string, expected i64"#,
+        ),
+        (
+            r#"{"total":{"cents":1,"currency":""},"lines":[{"price":1},{"price":-7777}]}"#,
+            r#"field "lines[1].price" is an integer outside of what is expected: u32"#,
+        ),
+        (
+            r#"{"total":{"cents":1,"currency":""},"lines":[{"price":1,"canary":1}]}"#,
+            r#"field "lines[0].canary" is not known to the type, and would be lost"#,
+        ),
+        (
+            r#"{"total":{"cents":1,"currency":"","x":null},"lines":[],"y":{"z":[]}}"#,
+            "the payload has fields that the type does not know, and that would be lost: total.x, y",
+        ),
+        (
+            r#"{"total":{"cents":1,"currency":"","cents":2},"lines":[]}"#,
+            r#"field "total.cents" is there twice"#,
+        ),
+        ("7777", "the payload is an integer, expected struct Placed"),
+        ("{\"canary", "the payload is not JSON: it ends too early"),
+        (
+            "{\"total\":canary}",
+            "the payload is not JSON, at line 1 column 10",
+        ),
+        (
+            "{\"total\":{\"cents\":1,\"currency\":\"\"},\"lines\":[]} canary",
+            "the payload is not JSON, at line 1 column",
+        ),
+        ("", "the payload is not JSON: it ends too early"),
+    ] {
+        let said = refused(3, payload);
+        assert!(said.contains(says), "{said}\nfor {payload}");
+        assert!(
+            !said.contains("7777") && (says.contains("canary") || !said.contains("canary")),
+            "{said}"
+        );
+    }
+    let bytes = Encoded {
+        payload: b"{\"\xff\":1}",
+        ..encoded("order.placed", 3, "")
+    };
+    assert!(
+        registry()
+            .decode(bytes)
+            .unwrap_err()
+            .to_string()
+            .contains("is not UTF-8")
+    );
+    assert!(refused(1, r#"{"euros":1,"tip":2}"#).contains(r#"field "tip" is not known"#));
+    let deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    assert!(refused(3, &deep).contains("missing"), "and no stack ends");
+}
+
+#[test]
+fn an_upcaster_may_refuse_and_its_result_is_read_as_strictly() {
+    let registry = EventRegistry::new([EventType::of::<Placed>()
+        .upcast_json(1, |json| {
+            Ok(json!({"cents": json["euros"].as_i64().ok_or("euros is no integer")?}))
+        })
+        .upcast_json(2, |json| {
+            Ok(json!({"total": {"cents": json["cents"], "currency": 1}, "lines": []}))
+        })])
+    .unwrap();
+    let said = |payload| {
+        registry
+            .decode(encoded("order.placed", 1, payload))
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(
+        said(r#"{"euros":"x"}"#).ends_with("version 1: euros is no integer"),
+        "{}",
+        said(r#"{"euros":"x"}"#)
+    );
+    assert!(
+        said(r#"{"euros":1}"#)
+            .ends_with(r#"version 1: upcast to version 3: field "total.currency" is an integer, expected a string"#),
+        "{}",
+        said(r#"{"euros":1}"#)
+    );
+    assert!(said(r#"{"euros":1,"euros":2}"#).contains(r#"field "euros" is there twice"#));
+    let large = r#"{"euros":1,"of":[18446744073709551615,-9223372036854775808,1e300,18446744073709551616]}"#;
+    assert!(
+        said(large).contains(r#"field "of[3]" is an integer of more than 64 bits"#),
+        "{}",
+        said(large)
+    );
+    assert!(said(r#"{"euros":1e400}"#).contains("is a number out of range"));
+    let deep = format!(r#"{{"euros":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
+    assert!(
+        said(&deep).contains("is nested too deep"),
+        "{}",
+        said(&deep)
+    );
+}
+
+#[test]
+fn a_registry_that_would_fail_at_an_old_event_is_not_made() {
+    let said = |types: Vec<EventType>| EventRegistry::new(types).unwrap_err().to_string();
+    let hole = EventType::of::<Placed>().upcast(|_: PlacedV1| PlacedV2 { cents: 0 });
+    assert!(said(vec![hole]).contains("version 2 has no upcaster"));
+    assert!(
+        said(vec![EventType::of::<Placed>().upcast_json(2, Ok)])
+            .contains("version 1 has no upcaster")
+    );
+    EventRegistry::new([EventType::of::<Placed>()
+        .upcast_json(2, Ok)
+        .oldest_version(2)])
+    .unwrap();
+    EventRegistry::new([EventType::of::<Placed>().oldest_version(3)]).unwrap();
+    assert!(said(vec![placed().upcast_json(1, Ok)]).contains("version 1 has two upcasters"));
+    assert!(said(vec![placed().upcast_json(3, Ok)]).contains("from version 3 to 4"));
+    assert!(said(vec![placed().upcast_json(0, Ok)]).contains("from version 0 to 1"));
+    let down = EventType::of::<Placed>().upcast(|_: PlacedV2| PlacedV1 { euros: 0 });
+    assert!(said(vec![down]).contains("from version 2 to 1"));
+    assert!(said(vec![EventType::of::<Placed>().oldest_version(4)]).contains("from 4 to 3"));
+    let foreign = EventType::of::<Placed>().upcast(|_: Shipped| PlacedV2 { cents: 0 });
+    assert!(said(vec![foreign]).contains("upcaster of type order.shipped"));
+    assert!(said(vec![placed(), placed()]).contains("order.placed is registered twice"));
+    assert!(
+        said(vec![placed().with_schema(4, json!({}))])
+            .contains("version 4, which it does not read")
+    );
+    assert!(said(vec![placed().with_schema(1, json!(true))]).contains("version 1 is no object"));
+    let twice = placed().with_schema(1, json!({})).with_schema(1, json!({}));
+    assert!(said(vec![twice]).contains("version 1 has two schemas"));
+
+    #[derive(Serialize, Deserialize)]
+    struct Odd;
+    event!(Odd, "order placed", 1);
+    assert!(said(vec![EventType::of::<Odd>()]).contains("its type is not 1 to 255"));
+    // A step may go further than to the next version, and each version has its own.
+    let far = EventType::of::<Placed>()
+        .upcast(|old: PlacedV1| Placed {
+            total: euros(old.euros * 100),
+            lines: Vec::new(),
+        })
+        .upcast_json(2, Ok);
+    EventRegistry::new([far]).unwrap();
+}
+
+#[test]
+fn a_schema_has_an_id_which_is_the_events() {
+    #[derive(Serialize, Deserialize)]
+    struct Told;
+    impl DomainEvent for Told {
+        const TYPE: &'static str = "told";
+        const SCHEMA_ID: Option<&'static str> = Some("https://shop.example/told.json");
+    }
+    let types = || {
+        [
+            placed()
+                .with_schema(1, json!({"$id": "urn:one"}))
+                .with_schema(2, json!({})),
+            EventType::of::<Told>().with_schema(1, json!({})),
+        ]
+    };
+    let registry = EventRegistry::new(types()).unwrap();
+    assert_eq!(registry.schema_id("order.placed", 1), Some("urn:one"));
+    assert_eq!(
+        registry.schema_id("order.placed", 2),
+        Some("urn:bento-outbox:schema:order.placed/2")
+    );
+    assert_eq!(registry.schema_id("order.placed", 3), None);
+    assert_eq!(registry.schema_id("told", 1), Told::SCHEMA_ID);
+    let registry = EventRegistry::with_schema_base("https://shop.example/", types()).unwrap();
+    assert_eq!(
+        registry.schema_id("order.placed", 2),
+        Some("https://shop.example/order.placed/2")
+    );
+
+    let other = EventType::of::<Told>().with_schema(1, json!({"$id": "urn:other"}));
+    let said = EventRegistry::new([other]).unwrap_err().to_string();
+    assert!(
+        said.contains("urn:other") && said.contains("told.json"),
+        "{said}"
+    );
+    let long = EventRegistry::with_schema_base(&"x".repeat(250), types()).unwrap_err();
+    assert!(long.to_string().contains("255 characters"), "{long}");
+}
+
+/// A type of each kind in which serde lets nobody see what it skips.
+mod unseen {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Common {
+        by: String,
+        #[serde(default)]
+        urgent: bool,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Flat {
+        id: u32,
+        #[serde(flatten)]
+        common: Common,
+    }
+    event!(Flat, "flat", 1);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Rest {
+        id: u32,
+        #[serde(flatten)]
+        rest: BTreeMap<String, serde_json::Value>,
+    }
+    event!(Rest, "rest", 1);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "how", rename_all = "snake_case")]
+    enum Tagged {
+        Card {
+            last4: String,
+            #[serde(default)]
+            tries: u32,
+        },
+        Cash,
+        Wrapped(Common),
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Paid {
+        ways: Vec<Tagged>,
+    }
+    event!(Paid, "paid", 1);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Untagged {
+        Long { first: String, last: String },
+        Short { name: String },
+        Plain(String),
+    }
+    event!(Untagged, "named", 1);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Renamed {
+        #[serde(alias = "total", alias = "sum")]
+        total_cents: u32,
+        #[serde(skip_serializing)]
+        secret: String,
+        #[serde(skip_deserializing)]
+        made: u32,
+        set: BTreeSet<u32>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty", alias = "parts")]
+        items: Vec<Line>,
+    }
+    event!(Renamed, "renamed", 1);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Exact {
+        big: u128,
+        raw: Box<str>,
+        any: serde_json::Value,
+        map: BTreeMap<String, u8>,
+        price: f64,
+    }
+    event!(Exact, "exact", 1);
+
+    #[derive(Serialize, Deserialize)]
+    struct Raw {
+        raw: Box<serde_json::value::RawValue>,
+        n: u8,
+    }
+    event!(Raw, "raw", 1);
+
+    /// Serialises as something else than it reads.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(from = "Common", into = "String")]
+    struct Converted {
+        by: String,
+    }
+    event!(Converted, "converted", 1);
+    impl Clone for Converted {
+        fn clone(&self) -> Self {
+            Self {
+                by: self.by.clone(),
+            }
+        }
+    }
+    impl From<Common> for Converted {
+        fn from(common: Common) -> Self {
+            Self {
+                by: format!("{}{}", common.by, if common.urgent { "!" } else { "" }),
+            }
+        }
+    }
+    impl From<Converted> for String {
+        fn from(converted: Converted) -> Self {
+            converted.by
+        }
+    }
+
+    fn registry(ease: fn(EventType) -> EventType) -> EventRegistry {
+        EventRegistry::new(
+            [
+                EventType::of::<Flat>(),
+                EventType::of::<Rest>(),
+                EventType::of::<Paid>(),
+                EventType::of::<Untagged>(),
+                EventType::of::<Renamed>(),
+                EventType::of::<Exact>(),
+                EventType::of::<Raw>(),
+                EventType::of::<Converted>(),
+            ]
+            .map(ease),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_known_is_taken_however_it_is_written() {
+        for (name, payload) in [
+            ("flat", r#"{"urgent":false,"id":1,"by":"x"}"#),
+            ("flat", r#"{"by":"x","id":1}"#),
+            ("rest", r#"{"any":{"thing":[1,null]},"id":1,"more":2.50}"#),
+            (
+                "paid",
+                r#"{"ways":[{"how":"cash"},{"tries":0,"last4":"0000","how":"card"}]}"#,
+            ),
+            (
+                "paid",
+                r#"{"ways":[{"how":"wrapped","by":"x","urgent":true}]}"#,
+            ),
+            ("named", r#"{"last":"x","first":"y"}"#),
+            ("named", r#""x""#),
+            ("renamed", r#"{"secret":"x","total":1,"set":[3,1,1,2]}"#),
+            (
+                "renamed",
+                r#"{"set":[],"sum":1,"secret":"x","parts":[{"price":1,"note":null},{"price":2,"note":"\u0041"}]}"#,
+            ),
+            (
+                "renamed",
+                r#"{"set":[],"totalCents":1,"secret":"","items":[]}"#,
+            ),
+            (
+                "exact",
+                r#"{"big":340282366920938463463374607431768211455,"raw":"\u0041","any":{"b":1,"a":1.50},"map":{"a":1},"price":100}"#,
+            ),
+            ("raw", r#"{"n":1,"raw":{ "x" : 1e400, "y" : 2 }}"#),
+            ("converted", r#"{"by":"x","urgent":false}"#),
+        ] {
+            let result = registry(|it| it).decode(encoded(name, 1, payload));
+            assert!(result.is_ok(), "{name} {payload}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_would_see_skipped_is_found() {
+        for (name, payload, lost) in [
+            ("flat", r#"{"id":1,"by":"x","lost":null}"#, "\"lost\""),
+            ("flat", r#"{"id":1,"by":"x","Urgent":true}"#, "\"Urgent\""),
+            (
+                "paid",
+                r#"{"ways":[{"how":"cash","tip":1},{"how":"card","last4":"","tries":1}]}"#,
+                "\"ways[0].tip\"",
+            ),
+            (
+                "paid",
+                r#"{"ways":[{"how":"card","last4":"1","try":7}]}"#,
+                "\"ways[0].try\"",
+            ),
+            (
+                "paid",
+                r#"{"ways":[{"how":"wrapped","by":"x","at":[{}]}]}"#,
+                "\"ways[0].at\"",
+            ),
+            (
+                "named",
+                r#"{"first":"x","last":"y","title":"z"}"#,
+                "\"title\"",
+            ),
+            ("named", r#"{"name":"x","first":"y"}"#, "\"first\""),
+            (
+                "renamed",
+                r#"{"secret":"x","total":1,"set":[],"made":7}"#,
+                "\"made\"",
+            ),
+            (
+                "renamed",
+                r#"{"secret":"x","sum":1,"set":[],"parts":[{"price":1,"not":1}]}"#,
+                "\"parts[0].not\"",
+            ),
+            (
+                "exact",
+                r#"{"big":1,"raw":"","any":{},"map":{},"price":1,"x":340282366920938463463374607431768211455}"#,
+                "\"x\"",
+            ),
+            ("converted", r#"{"by":"x","of":1}"#, "\"of\""),
+        ] {
+            let said = registry(|it| it)
+                .decode(encoded(name, 1, payload))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                said.contains(lost) && said.contains("would be lost"),
+                "{name} {payload}: {said}"
+            );
+            registry(EventType::taking_unknown_fields)
+                .decode(encoded(name, 1, payload))
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn many_fields_under_another_name_are_read_in_bounded_time() {
+        let lines = vec![r#"{"price":1,"note":null}"#; 20_000].join(",");
+        let payload = format!(r#"{{"set":[],"sum":1,"secret":"x","parts":[{lines}]}}"#);
+        registry(|it| it)
+            .decode(encoded("renamed", 1, &payload))
+            .unwrap();
+        let payload = payload.replacen("note", "not", 1);
+        let said = registry(|it| it)
+            .decode(encoded("renamed", 1, &payload))
+            .unwrap_err();
+        assert!(said.to_string().contains("parts[0].not"), "{said}");
+    }
+}

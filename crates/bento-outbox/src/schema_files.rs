@@ -1,0 +1,225 @@
+//! Schemas as files, for teams to commit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind as Io;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::asyncapi::{AsyncApi, message_key};
+use crate::error::{Error, ErrorKind, Result};
+use crate::registry::EventRegistry;
+
+/// The JSON Schemas of a registry and its AsyncAPI document, each a file: `order.placed.v3.schema.json`
+/// and `asyncapi.json`.
+///
+/// The same registry gives the same bytes. A test keeps what is committed up to date:
+///
+/// ```no_run
+/// # use bento_outbox::{AsyncApi, EventRegistry, Result, SchemaFiles};
+/// # fn registry() -> Result<EventRegistry> { EventRegistry::new([]) }
+/// # fn main() -> Result<()> {
+/// let files = SchemaFiles::of(&registry()?, &AsyncApi::default());
+/// match std::env::var_os("BLESS") {
+///     Some(_) => files.write("schemas".as_ref())?,
+///     None => files.check("schemas".as_ref())?, // says which files differ
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaFiles {
+    files: BTreeMap<String, String>,
+}
+
+/// The end of the names of schema files.
+const SCHEMA: &str = ".schema.json";
+
+impl SchemaFiles {
+    /// A file for each version that has a schema, and one for the AsyncAPI document.
+    pub fn of(registry: &EventRegistry, about: &AsyncApi) -> Self {
+        let mut files = BTreeMap::new();
+        for event_type in registry.types() {
+            for version in event_type.versions() {
+                if let Some(schema) = event_type.schema(version) {
+                    let name = message_key(event_type.name(), version) + SCHEMA;
+                    files.insert(name, text(schema));
+                }
+            }
+        }
+        files.insert("asyncapi.json".into(), text(&registry.asyncapi(about)));
+        Self { files }
+    }
+
+    /// The names and the texts, in order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.files
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// Writes the files into a folder, which is made if it is not there. Other files stay.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSetting`] when one cannot be written, with its name.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).map_err(|error| cannot("make", folder, error))?;
+        for (name, text) in self.iter() {
+            let path = folder.join(name);
+            fs::write(&path, text).map_err(|error| cannot("write", &path, error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a folder has these files, with these texts, and no other schema files.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSetting`] that names each file which is missing, differs, or is of no
+    /// version in the registry.
+    pub fn check(&self, folder: &Path) -> Result<()> {
+        let mut wrong = Vec::new();
+        for (name, text) in self.iter() {
+            match fs::read_to_string(folder.join(name)) {
+                Ok(there) if there == text => {}
+                Ok(_) => wrong.push(format!("{name} differs")),
+                Err(error) if error.kind() == Io::NotFound => {
+                    wrong.push(format!("{name} is missing"));
+                }
+                Err(error) => return Err(cannot("read", &folder.join(name), error)),
+            }
+        }
+        let entries = fs::read_dir(folder).map(|entries| entries.collect::<Result<Vec<_>, _>>());
+        let mut names: Vec<String> = match entries {
+            Ok(Ok(entries)) => entries
+                .iter()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect(),
+            _ => Vec::new(), // not there, which was said of each file
+        };
+        names.sort();
+        let is_left = |name: &String| name.ends_with(SCHEMA) && !self.files.contains_key(name);
+        wrong.extend(
+            names
+                .iter()
+                .filter(|name| is_left(name))
+                .map(|name| format!("{name} is of no version")),
+        );
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidSetting,
+            format!(
+                "the schemas in {} are not those of the registry: {}",
+                folder.display(),
+                wrong.join(", ")
+            ),
+        ))
+    }
+}
+
+fn cannot(verb: &str, path: &Path, error: std::io::Error) -> Error {
+    Error::new(
+        ErrorKind::InvalidSetting,
+        format!("cannot {verb} {}", path.display()),
+    )
+    .because(error)
+}
+
+/// With the members of each object in order of their names, whatever the order is that serde_json was
+/// built to keep.
+fn text(json: &Value) -> String {
+    format!("{:#}\n", sorted(json))
+}
+
+fn sorted(json: &Value) -> Value {
+    match json {
+        Value::Object(members) => {
+            let members: BTreeMap<&String, &Value> = members.iter().collect();
+            let sorted: Map<String, Value> = members
+                .into_iter()
+                .map(|(name, value)| (name.clone(), sorted(value)))
+                .collect();
+            sorted.into()
+        }
+        Value::Array(elements) => elements.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+    use serde_json::json;
+
+    use super::*;
+    use crate::event::DomainEvent;
+    use crate::registry::EventType;
+
+    #[derive(Serialize, Deserialize)]
+    struct Placed {}
+    impl DomainEvent for Placed {
+        const TYPE: &'static str = "order/placed";
+        const VERSION: u32 = 2;
+    }
+
+    fn files(of: &str) -> SchemaFiles {
+        let placed = EventType::of::<Placed>()
+            .upcast_json(1, Ok)
+            .with_schema(
+                2,
+                json!({"type": "object", "$comment": of, "properties": {"b": {}, "a": {}}}),
+            )
+            .with_schema(1, json!({"$id": "urn:one"}));
+        SchemaFiles::of(&EventRegistry::new([placed]).unwrap(), &AsyncApi::default())
+    }
+
+    #[test]
+    fn the_same_registry_gives_the_same_bytes() {
+        assert_eq!(files("x"), files("x"));
+        let files = files("x");
+        let names: Vec<&str> = files.iter().map(|(name, _)| name).collect();
+        assert_eq!(
+            names,
+            [
+                "asyncapi.json",
+                "order__2Fplaced.v1.schema.json",
+                "order__2Fplaced.v2.schema.json"
+            ]
+        );
+        let (_, text) = files.iter().last().unwrap();
+        assert_eq!(
+            text,
+            r#"{
+  "$comment": "x",
+  "$id": "urn:bento-outbox:schema:order/placed/2",
+  "additionalProperties": false,
+  "properties": {
+    "a": {},
+    "b": {}
+  },
+  "type": "object"
+}
+"#
+        );
+    }
+
+    #[test]
+    fn what_is_committed_is_compared_file_by_file() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("schemas");
+        let said = |files: &SchemaFiles| files.check(&folder).unwrap_err().to_string();
+        assert!(said(&files("x")).contains("order__2Fplaced.v2.schema.json is missing"));
+        files("x").write(&folder).unwrap();
+        files("x").check(&folder).unwrap();
+        assert!(
+            said(&files("y"))
+                .ends_with(": asyncapi.json differs, order__2Fplaced.v2.schema.json differs")
+        );
+        fs::write(folder.join("order__2Fplaced.v9.schema.json"), "{}").unwrap();
+        fs::write(folder.join("README.md"), "").unwrap();
+        assert!(said(&files("x")).ends_with(": order__2Fplaced.v9.schema.json is of no version"));
+        let error = files("x").write(&folder.join("README.md")).unwrap_err();
+        assert!(error.to_string().contains("README.md"), "{error}");
+    }
+}
