@@ -48,7 +48,8 @@ impl Server {
                 )));
             }
             Err(error) => {
-                tracing::warn!(
+                // Another relay of this machine has it, as a rule.
+                tracing::info!(
                     %address,
                     %error,
                     "health and metrics are not served; set admin_addr to another address, or to off"

@@ -22,10 +22,7 @@ mod null;
     feature = "redis",
     feature = "http"
 ))]
-#[cfg_attr(
-    not(feature = "nats"),
-    allow(dead_code, reason = "not every bus has options of every kind")
-)]
+#[allow(dead_code, reason = "no bus has options of every kind")]
 mod options;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;

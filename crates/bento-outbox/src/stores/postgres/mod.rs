@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Executor as _, Postgres, Transaction};
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -80,6 +80,10 @@ impl PostgresStore {
             .application_name("bento-outbox");
         let pool = PgPoolOptions::new()
             .acquire_timeout(Duration::from_secs(10))
+            // A claim looks dear to the planner and takes a few milliseconds: compiling it takes longer.
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute("set jit = off").await.map(drop) })
+            })
             .connect_lazy_with(options);
         Ok(Self::with_tables(pool, tables))
     }
