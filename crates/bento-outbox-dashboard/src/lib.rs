@@ -1,6 +1,6 @@
 //! What an operator asks a running relay over HTTP: is it well, what do its metrics say, what waits.
 //!
-//! [`router`] is an axum `Router` over any [`Store`] and [`Publisher`](bento_outbox::Publisher): it
+//! [`router`] is an axum `Router` over any [`Store`] and [`Publisher`]: it
 //! knows no SQL and no driver. The program serves it at `admin_addr`; a service can nest it in its own.
 //!
 //! It is closed by default: without a token it answers only requests that come by a loopback name,

@@ -328,7 +328,7 @@ mod tests {
         let fedora = how_to_install(&needs[postgres..], System::Dnf, true);
         assert!(
             fedora.contains(
-                "\n  dnf install -y postgresql-server mariadb-server python3\n  NATS server: https://docs.nats.io"
+                "\n  dnf install -y postgresql-server mariadb-server python3 rabbitmq-server redis\n  NATS server: https://docs.nats.io"
             ),
             "{fedora}"
         );

@@ -1,7 +1,7 @@
 //! Tansu, a broker that speaks Kafka's protocol.
 //!
 //! No registry of packages has Apache Kafka's own broker. Tansu keeps what it acknowledges in an
-//! object store, here a [bucket](super::bucket) of the test process, and finds it again after
+//! object store, here a bucket of the test process, and finds it again after
 //! `kill -9`. It is a cluster of one, and enforces no `max.message.bytes`.
 
 use std::io::{self, Read, Write};

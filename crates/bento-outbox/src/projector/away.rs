@@ -42,11 +42,6 @@ impl Away {
         self.pause()
     }
 
-    /// Nothing has changed.
-    pub(super) fn still(&mut self) -> Duration {
-        self.pause()
-    }
-
     /// Says once what keeps events from going out.
     pub(super) fn blocked(&mut self, rejection: Option<&Rejection>) {
         if let Some(Rejection { reason, .. }) = rejection

@@ -65,12 +65,6 @@ impl Projector {
                     stopped_by: Some(rejection),
                     ..
                 }) => Some(away.bus(&rejection)),
-                // A probe to which nobody answered says nothing.
-                Ok(batch)
-                    if away.tries > 0 && batch.claimed > 0 && batch.sent + batch.dead == 0 =>
-                {
-                    Some(away.still())
-                }
                 Ok(batch) => {
                     away.back(batch.sent > 0);
                     away.blocked(batch.blocked.as_ref());
