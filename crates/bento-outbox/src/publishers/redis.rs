@@ -3,16 +3,18 @@
 mod link;
 mod server;
 
+use std::io::Write as _;
+use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{Cmd, RedisConnectionInfo, RedisError, Value, cmd};
+use redis::{Cmd, Pipeline, RedisConnectionInfo, RedisError, RedisWrite, ToRedisArgs, Value};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use url::Url;
 
-use self::link::Link;
+use self::link::{Answers, Link};
 use super::options::{Options, invalid};
 use super::socket::{Address, Credentials, Scheme};
 use crate::cloud_event::CloudEvents;
@@ -135,33 +137,50 @@ impl Publisher for RedisPublisher {
             Ok(link) => link,
             Err(rejection) => return vec![rejection.into(); batch.len()],
         };
-        let mut answers = Vec::with_capacity(batch.len());
-        for record in batch {
-            answers.push(match self.command(&link, record) {
-                Ok(command) => Ok(link.send(command).await),
-                Err(rejection) => Err(rejection),
-            });
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; batch.len()];
+        let mut groups = Vec::with_capacity(batch.len() / GROUP_COMMANDS_MAX + 1);
+        let mut group = Group::default();
+        for (place, record) in batch.iter().enumerate() {
+            match self.command(&link, record) {
+                Ok(command) => {
+                    if !group.has_room_for(record) {
+                        groups.push(mem::take(&mut group).send(&link).await);
+                    }
+                    group.add(place, record, command);
+                }
+                Err(rejection) => outcomes[place] = Some(rejection.into()),
+            }
+        }
+        if !group.places.is_empty() {
+            groups.push(group.send(&link).await);
         }
         let replicated = match self.wait_replicas {
             0 => None,
             _ => Some(link.send(self.wait(deadline)).await),
         };
         let mut late = pin!(sleep_until(deadline));
-        let mut outcomes = Vec::with_capacity(batch.len());
-        for (record, answer) in batch.iter().zip(answers) {
-            outcomes.push(match answer {
-                Ok(answer) => tokio::select! {
-                    biased;
-                    answer = answer.heard() => self.outcome(record, answer),
-                    () = &mut late => self.unanswered(),
-                },
-                Err(rejection) => rejection.into(),
-            });
+        for (places, answers) in groups {
+            let heard = tokio::select! {
+                biased;
+                heard = answers.heard() => heard,
+                () = &mut late => break,
+            };
+            let each = match heard {
+                Ok(answers) => answers.into_iter().map(Value::extract_error).collect(),
+                Err(error) => vec![Err(error); places.len()],
+            };
+            for (place, answer) in places.into_iter().zip(each) {
+                outcomes[place] = Some(self.outcome(&batch[place], answer));
+            }
         }
+        let mut outcomes: Vec<Outcome> = outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(|| self.unanswered()))
+            .collect();
         if let Some(replicated) = replicated {
             let short = tokio::select! {
                 biased;
-                answer = replicated.heard() => self.short_of_replicas(&answer),
+                heard = replicated.heard() => self.short_of_replicas(heard),
                 () = &mut late => Some(self.unanswered()),
             };
             if let Some(short) = short {
@@ -186,6 +205,37 @@ impl Publisher for RedisPublisher {
     async fn caveats(&self) -> Vec<String> {
         let opened = self.open(Instant::now() + self.timeout).await;
         opened.map_or_else(|_| Vec::new(), |link| link.server.caveats())
+    }
+}
+
+/// Commands that are handed over together, and share their fate where the connection fails: a few,
+/// since each handing over costs as much as several commands.
+#[derive(Default)]
+struct Group {
+    commands: Pipeline,
+    /// The places of their records in the batch.
+    places: Vec<usize>,
+    bytes: usize,
+}
+
+const GROUP_COMMANDS_MAX: usize = 32;
+/// A payload of more goes alone, so that the server's refusal is its own.
+const GROUP_BYTES_MAX: usize = 64 * 1024;
+
+impl Group {
+    fn has_room_for(&self, record: &OutboxRecord) -> bool {
+        self.places.len() < GROUP_COMMANDS_MAX
+            && self.bytes + record.payload.len() <= GROUP_BYTES_MAX
+    }
+
+    fn add(&mut self, place: usize, record: &OutboxRecord, command: Cmd) {
+        self.commands.add_command(command);
+        self.places.push(place);
+        self.bytes += record.payload.len();
+    }
+
+    async fn send(self, link: &Link) -> (Vec<usize>, Answers) {
+        (self.places, link.send(self.commands).await)
     }
 }
 
@@ -248,8 +298,9 @@ impl RedisPublisher {
     /// The command that adds `record` to its stream.
     fn command(&self, link: &Link, record: &OutboxRecord) -> Result<Cmd, Rejection> {
         let event = self.events.message(record)?;
-        let mut command = cmd("XADD");
-        command.arg(self.topic.of(record)?);
+        // Room for what most events have.
+        let mut command = Cmd::with_capacity(48, event.body.len() + 1_024);
+        command.arg("XADD").arg(self.topic.of(record)?);
         if !self.create {
             command.arg("NOMKSTREAM");
         }
@@ -262,7 +313,7 @@ impl RedisPublisher {
             command.arg(CONTENT_TYPE).arg(event.content_type);
         }
         for (name, value) in &event.attributes {
-            command.arg(format!("ce_{name}")).arg(&**value);
+            command.arg(Attribute(name)).arg(&**value);
         }
         for (name, value) in &event.headers {
             if name == DATA {
@@ -283,10 +334,11 @@ impl RedisPublisher {
     }
 
     /// The command that waits for replicas, within what a batch may take.
-    fn wait(&self, deadline: Instant) -> Cmd {
+    fn wait(&self, deadline: Instant) -> Pipeline {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut command = cmd("WAIT");
+        let mut command = Pipeline::new();
         command
+            .cmd("WAIT")
             .arg(self.wait_replicas)
             // So that its answer still comes; zero would be for ever.
             .arg((left.as_millis() as u64 * 9 / 10).max(1));
@@ -318,10 +370,11 @@ impl RedisPublisher {
     }
 
     /// What a batch is that too few replicas have; none where enough have it.
-    fn short_of_replicas(&self, answer: &Result<Value, RedisError>) -> Option<Outcome> {
+    fn short_of_replicas(&self, heard: Result<Vec<Value>, RedisError>) -> Option<Outcome> {
         let wanted = self.wait_replicas;
-        match answer {
-            Ok(Value::Int(have)) if u64::try_from(*have).is_ok_and(|have| have >= wanted) => None,
+        let answer = heard.map(|mut answers| answers.pop().unwrap_or(Value::Nil));
+        match answer.and_then(Value::extract_error) {
+            Ok(Value::Int(have)) if u64::try_from(have).is_ok_and(|have| have >= wanted) => None,
             Ok(Value::Int(have)) => Some(Outcome::unknown(format!(
                 "{have} replicas have it, and wait_replicas is {wanted}"
             ))),
@@ -359,6 +412,18 @@ fn refused(stream: &str, code: &str, error: &RedisError) -> Outcome {
         _ => Message,
     };
     Outcome::rejected(class, format!("stream {stream}: {code} {said}"))
+}
+
+/// The name of an attribute's field.
+struct Attribute<'a>(&'a str);
+
+impl ToRedisArgs for Attribute<'_> {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        let mut out = out.writer_for_next_arg();
+        // A command is memory, which takes everything.
+        out.write_all(b"ce_").ok();
+        out.write_all(self.0.as_bytes()).ok();
+    }
 }
 
 fn misconfigured(reason: impl AsRef<str>) -> Rejection {
@@ -497,10 +562,10 @@ mod tests {
     fn an_event_that_too_few_replicas_have_is_not_sent() {
         let bus = bus("redis://h?wait_replicas=2").unwrap();
         for (answer, is_short) in [(2, false), (3, false), (1, true), (-1, true)] {
-            let short = bus.short_of_replicas(&Ok(Value::Int(answer)));
+            let short = bus.short_of_replicas(Ok(vec![Value::Int(answer)]));
             assert_eq!(short.is_some(), is_short, "{answer}");
         }
-        assert!(bus.short_of_replicas(&Ok(Value::Nil)).is_some());
+        assert!(bus.short_of_replicas(Ok(Vec::new())).is_some());
     }
 
     #[tokio::test]

@@ -6,7 +6,9 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value, cmd};
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, Value, cmd,
+};
 use tokio::task::{AbortHandle, unconstrained};
 
 use super::server::{SETTINGS, Server};
@@ -22,15 +24,18 @@ pub(super) struct Link {
     driver: AbortHandle,
 }
 
-/// The answer to a command that was handed over.
-pub(super) struct Answer {
-    future: Pin<Box<dyn Future<Output = Result<Value, RedisError>> + Send>>,
-    /// Where it came at once.
-    there: Option<Result<Value, RedisError>>,
+/// The answers to commands that were handed over together.
+pub(super) struct Answers {
+    future: Pin<Box<dyn Future<Output = Heard> + Send>>,
+    /// Where they came at once.
+    there: Option<Heard>,
 }
 
-/// So many commands may wait in the client: more than all batches under way have records.
-const COMMANDS_MAX: usize = 1 << 16;
+/// An answer to each command, of which the server's refusal is one; or what happened to them all.
+type Heard = Result<Vec<Value>, RedisError>;
+
+/// So many groups of commands may wait in the client: more than all batches under way have records.
+const GROUPS_MAX: usize = 1 << 16;
 /// So much is written at once.
 const OUTPUT_BYTES: usize = 64 * 1024;
 
@@ -47,7 +52,7 @@ impl Link {
         let config = AsyncConnectionConfig::new()
             // The batch and not the client sets the limit.
             .set_response_timeout(None)
-            .set_pipeline_buffer_size(COMMANDS_MAX)
+            .set_pipeline_buffer_size(GROUPS_MAX)
             .set_write_backpressure_boundary(OUTPUT_BYTES);
         let opened = MultiplexedConnection::new_with_config(login, socket, config).await;
         let (connection, driver) = opened.map_err(|error| not_opened(address, &error))?;
@@ -64,22 +69,28 @@ impl Link {
         !self.driver.is_finished()
     }
 
-    /// Hands a command over. Commands go out in the order in which they were handed over.
-    pub(super) async fn send(&self, command: Cmd) -> Answer {
+    /// Hands commands over. They go out in the order in which they were handed over.
+    pub(super) async fn send(&self, commands: Pipeline) -> Answers {
         let mut connection = self.connection.clone();
         let mut future = Box::pin(async move {
-            let answer = connection.send_packed_command(&command).await?;
-            // Otherwise the server's refusal of a command would be a good answer.
-            answer.extract_error()
+            let count = commands.len();
+            connection.send_packed_commands(&commands, 0, count).await
         });
         let handed_over = poll_fn(|context| match future.as_mut().poll(context) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Ready(heard) => Poll::Ready(Some(heard)),
             Poll::Pending => Poll::Ready(None),
         });
         // Otherwise tokio would hold commands back in the midst of a large batch, so that its task
         // rests, and each of them would go out when the one before was answered.
         let there = unconstrained(handed_over).await;
-        Answer { there, future }
+        Answers { there, future }
+    }
+
+    async fn say(&self, command: Cmd) -> Result<Value, RedisError> {
+        let mut commands = Pipeline::new();
+        commands.add_command(command);
+        let mut heard = self.send(commands).await.heard().await?;
+        heard.pop().unwrap_or(Value::Nil).extract_error()
     }
 
     /// What the server says of itself, as far as this user may ask.
@@ -94,7 +105,7 @@ impl Link {
                 Some(_) => Ok(()),
             }
         };
-        let info = match self.send(cmd("INFO")).await.heard().await {
+        let info = match self.say(cmd("INFO")).await {
             Ok(info) => Some(text(&info)),
             Err(error) => lost(&error).map(|()| None)?,
         };
@@ -102,7 +113,7 @@ impl Link {
         for name in SETTINGS {
             let mut command = cmd("CONFIG");
             command.arg("GET").arg(name);
-            match self.send(command).await.heard().await {
+            match self.say(command).await {
                 Ok(Value::Array(pair)) if pair.len() == 2 => {
                     settings.insert(name.to_owned(), text(&pair[1]));
                 }
@@ -120,10 +131,10 @@ impl Drop for Link {
     }
 }
 
-impl Answer {
-    pub(super) async fn heard(self) -> Result<Value, RedisError> {
+impl Answers {
+    pub(super) async fn heard(self) -> Heard {
         match self.there {
-            Some(answer) => answer,
+            Some(heard) => heard,
             None => self.future.await,
         }
     }
