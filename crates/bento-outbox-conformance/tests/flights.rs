@@ -232,7 +232,7 @@ fn lines(bus: &str) -> Vec<Arrived> {
 }
 
 /// A server with a stream for flights.
-async fn nats() -> NatsServer {
+pub(super) async fn nats() -> NatsServer {
     let server = NatsServer::start().await;
     let config = stream::Config {
         name: "FLIGHTS".into(),
@@ -252,7 +252,7 @@ async fn jetstream(server: &NatsServer) -> jetstream::Context {
 }
 
 /// The events in the stream.
-async fn messages(server: &NatsServer) -> Vec<Arrived> {
+pub(super) async fn messages(server: &NatsServer) -> Vec<Arrived> {
     let context = jetstream(server).await;
     let mut stream = context.get_stream("FLIGHTS").await.unwrap();
     let there = stream.info().await.unwrap().state.messages as usize;

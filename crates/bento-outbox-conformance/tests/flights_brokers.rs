@@ -1,5 +1,5 @@
-//! The flights of January 2013 from PostgreSQL to RabbitMQ and to Redis, by two relays at the same time, with servers
-//! that stay and with servers that are killed on the way.
+//! The flights of January 2013 from PostgreSQL to JetStream, to RabbitMQ and to Redis, by two relays at the same time,
+//! with servers that stay and with servers that are killed on the way.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -13,10 +13,36 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use super::flights::{Arrived, EVENTS, Flights, PATIENCE, all_sent, postgres_states, program};
-use super::{bus_rabbitmq, bus_redis};
+use super::{bus_rabbitmq, bus_redis, flights};
 
 /// The most that two relays have under way: two batches each.
 const IN_FLIGHT: usize = 2 * 2 * 200;
+
+#[tokio::test]
+async fn january_goes_from_postgres_to_jetstream_by_two_relays() {
+    let (flights, server) = (Flights::unpacked(), flights::nats().await);
+    let database = appended(&flights).await;
+    Relays::start(&flights, &database, &server.url())
+        .carry_all(&database)
+        .await;
+    flights.check(&flights::messages(&server).await);
+}
+
+#[tokio::test]
+async fn january_arrives_although_nats_is_killed_in_the_middle() {
+    const KILLS: usize = 3;
+    let (flights, server) = (Flights::unpacked(), flights::nats().await);
+    let database = appended(&flights).await;
+    let relays = Relays::start(&flights, &database, &server.url());
+    for kill in 1..=KILLS {
+        sent(&database, EVENTS * kill / (KILLS + 1)).await;
+        server.kill();
+        sleep(Duration::from_millis(500)).await;
+        server.restart().await;
+    }
+    relays.carry_all(&database).await;
+    check_first_arrivals(&flights, flights::messages(&server).await, KILLS);
+}
 
 #[tokio::test]
 async fn january_goes_from_postgres_to_rabbitmq_by_two_relays() {
