@@ -20,8 +20,8 @@ use bento_outbox_conformance::servers::rabbitmq::{BOB, SMALL};
 use bento_outbox_conformance::servers::{RabbitMqServer, free_port, shared_rabbitmq};
 use futures_util::StreamExt as _;
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -131,11 +131,16 @@ pub(crate) async fn take(server: &RabbitMqServer, queue: &str) -> Vec<Arrived> {
         ..BasicConsumeOptions::default()
     };
     let consumer = channel.basic_consume(queue.into(), "".into(), options, none());
-    let mut deliveries = consumer.await.unwrap().take(queued);
+    let consumer = consumer.await.unwrap();
+    let tag = consumer.tag();
+    let mut deliveries = consumer.take(queued);
     let mut taken = Vec::with_capacity(queued);
     while let Some(delivery) = deliveries.next().await {
         taken.push(read(delivery.unwrap()));
     }
+    // A connection that is only dropped may stay for a while, and what is published next would go to it.
+    let cancelled = channel.basic_cancel(tag, BasicCancelOptions::default());
+    cancelled.await.unwrap();
     let left = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true });
     assert!(
         left.await.unwrap().is_none(),
