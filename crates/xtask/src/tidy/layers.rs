@@ -38,6 +38,8 @@ const PARTS: &[&str] = &[
     "projector",
     "retry",
     "schema_files",
+    "spans",
+    "sparing",
     "telemetry",
     "testing",
     "unit_of_work",
