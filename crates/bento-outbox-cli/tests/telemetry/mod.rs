@@ -95,10 +95,11 @@ pub(crate) fn answered(status: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A webhook that takes every event but those of the type `bad`.
+/// A webhook that takes no event of the type `bad`, ever, and none of the type `odd`.
 pub(crate) fn picky() -> Receiver {
     Receiver::start(|request| match request.headers["ce-type"].as_str() {
-        "bad" => answered("422 Unprocessable Entity", "no"),
+        "bad" => answered("413 Content Too Large", "no"),
+        "odd" => answered("422 Unprocessable Content", "no"),
         _ => answered("200 OK", ""),
     })
 }

@@ -188,7 +188,7 @@ fn a_trace_goes_through_the_table() {
     assert_eq!(status(of_type("bad")), StatusCode::Error);
     assert_eq!(
         text(&of_type("bad").attributes, "error.type"),
-        Some("message")
+        Some("permanent")
     );
     let untraced = of_type("order.placed");
     assert_eq!(untraced.parent_span_id, batch.span_id, "of its batch");

@@ -56,11 +56,8 @@ impl Away {
     pub(super) fn back(&mut self, sent: bool) {
         self.tries = 0;
         self.database_answers();
-        if sent {
-            telemetry::bus_up(true);
-            if self.bus.take().is_some() {
-                tracing::info!("the bus takes events again");
-            }
+        if sent && self.bus.take().is_some() {
+            tracing::info!("the bus takes events again");
         }
     }
 

@@ -64,13 +64,12 @@ impl Projector {
             return std::future::pending().await;
         }
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            if self.shared.pulse.bus_rests_for() < LOOK_EVERY {
-                continue;
+            if self.shared.pulse.bus_rests_for() >= LOOK_EVERY {
+                let look = self.shared.publisher.check();
+                let is_there = tokio::time::timeout(LOOK_MAX, look).await;
+                telemetry::bus_up(matches!(is_there, Ok(Ok(()))));
             }
-            let look = self.shared.publisher.check();
-            let is_there = tokio::time::timeout(LOOK_MAX, look).await;
-            telemetry::bus_up(matches!(is_there, Ok(Ok(()))));
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -123,7 +122,7 @@ impl Projector {
     }
 
     /// Carries batches until a claim finds nothing, something stops it, or leases are to be renewed.
-    /// Answers what the last one came to.
+    /// Answers what the last one came to, with what all of them sent.
     async fn stretch(&self, stopping: &watch::Receiver<bool>, probe: bool) -> Result<Batch> {
         let _alone = self.shared.one_at_a_time.lock().await;
         if probe {
@@ -144,7 +143,7 @@ impl Projector {
         settling: &mut Option<Settling>,
     ) -> Result<Batch> {
         let mut held = HeldKeys::default();
-        let mut blocked = None;
+        let (mut blocked, mut sent) = (None, 0);
         let mut taken = self.take(&[], false).await?;
         loop {
             let mut in_flight: Vec<i64> = taken.records.iter().map(|record| record.seq).collect();
@@ -160,8 +159,10 @@ impl Projector {
             *settling = Some(self.start_settling(published));
             before?;
             blocked = blocked.or(batch.blocked.take());
+            sent += batch.sent;
             let last = Batch {
                 blocked: blocked.clone(),
+                sent,
                 ..batch
             };
             let Some(next) = next.filter(|_| goes_on) else {

@@ -19,7 +19,7 @@ pub(super) struct Pulse(Mutex<State>);
 struct State {
     /// When it is to be heard of again at the latest.
     due: Instant,
-    bus_asked: Instant,
+    bus_asked: Option<Instant>,
     stopped_by: Option<String>,
 }
 
@@ -27,7 +27,7 @@ impl Default for Pulse {
     fn default() -> Self {
         Self(Mutex::new(State {
             due: Instant::now(),
-            bus_asked: Instant::now(),
+            bus_asked: None,
             stopped_by: None,
         }))
     }
@@ -49,12 +49,13 @@ impl Pulse {
         let now = Instant::now();
         let mut state = self.state();
         state.due = now + patience;
-        state.bus_asked = now;
+        state.bus_asked = Some(now);
     }
 
-    /// How long ago the bus was asked last.
+    /// How long ago the bus was asked last; for ever if it never was.
     pub(super) fn bus_rests_for(&self) -> Duration {
-        self.state().bus_asked.elapsed()
+        let asked = self.state().bus_asked;
+        asked.map_or(Duration::MAX, |asked| asked.elapsed())
     }
 
     /// Nothing goes out, and why; none: it does.

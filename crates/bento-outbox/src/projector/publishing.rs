@@ -309,6 +309,9 @@ impl Projector {
         let spans = batch.publish(wave);
         let outcomes = self.shared.publisher.publish(wave).await;
         spans.ended(&outcomes);
+        if outcomes.contains(&Outcome::Acked) {
+            telemetry::bus_up(true);
+        }
         self.shared.pulse.beat();
         outcomes
     }
