@@ -65,10 +65,53 @@ async fn what_the_book_grants_is_enough_for_a_relay() {
     projector.release().await.unwrap();
     store.status().await.unwrap();
     store.backlog().await.unwrap();
-    assert!(store.migrate().await.is_ok(), "nothing is to be done");
     for forbidden in ["drop table outbox", "create table other ()"] {
         let mut connection = PgConnection::connect(&url).await.unwrap();
         let tried = sqlx::query(forbidden).execute(&mut connection).await;
         assert!(tried.is_err(), "{forbidden}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_book_says_of_writers_is_enough_for_them() {
+    let database = shared_postgres().database().await;
+    let owner = PostgresStore::open(database.url(), Tables::default())
+        .await
+        .unwrap();
+    owner.migrate().await.unwrap();
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    let id = Uuid::now_v7().simple();
+    let roles = format!(
+        "create role service_{id} login; grant select, insert, update on outbox to service_{id};
+         create role writer_{id} login; grant insert on outbox to writer_{id};"
+    );
+    sqlx::raw_sql(AssertSqlSafe(roles))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let as_role = |role: &str| {
+        database
+            .url()
+            .replace("//postgres@", &format!("//{role}_{id}@"))
+    };
+
+    // By the library, published right after the commit.
+    let store = PostgresStore::open(&as_role("service"), Tables::default())
+        .await
+        .unwrap();
+    let outbox = Outbox::new(store).publish_with(MemoryPublisher::default());
+    outbox
+        .run(async |_| raise(Event::new("a", Payload::json("1")?)))
+        .await
+        .unwrap();
+    outbox.flushed().await;
+
+    // By hand.
+    let mut writer = PgConnection::connect(&as_role("writer")).await.unwrap();
+    sqlx::query("insert into outbox (type, payload) values ('b', '1')")
+        .execute(&mut writer)
+        .await
+        .unwrap();
+    let total = owner.status().await.unwrap().remove(0);
+    assert_eq!((total.sent, total.new), (1, 1));
 }

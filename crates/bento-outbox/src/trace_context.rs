@@ -233,7 +233,7 @@ mod tests {
         let failed = outbox
             .run(async |_| {
                 raise()?;
-                Err(Error::new(ErrorKind::Conflict, "no"))
+                Err::<(), _>(Error::new(ErrorKind::Conflict, "no"))
             })
             .await;
         assert!(failed.is_err());
