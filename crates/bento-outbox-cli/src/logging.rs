@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 
+use tracing::Subscriber;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -34,21 +35,30 @@ fn begin_with(settings: &Settings, waits_for_the_end: bool, traces: Option<&Trac
         level => level,
     };
     let is_coloured = terminal::coloured(io::stderr().is_terminal());
+    let begun = subscriber(level, settings.log_json, is_coloured, traces).try_init();
+    debug_assert!(begun.is_ok(), "logging begins once");
+}
+
+/// What collects log lines and spans. What neither of the two wants costs next to nothing.
+fn subscriber(
+    level: &str,
+    is_json: bool,
+    is_coloured: bool,
+    traces: Option<&Traces>,
+) -> impl Subscriber + Send + Sync + use<> {
     // A standard error that was closed is no reason to stop, nor to say so on itself.
     let lines = fmt::layer()
         .with_writer(Lines { is_coloured })
         .with_ansi(is_coloured)
         .log_internal_errors(false);
     let filter = settings::log_filter(level);
-    let lines = match settings.log_json {
+    let lines = match is_json {
         true => lines.json().flatten_event(true).with_filter(filter).boxed(),
         false => lines.with_target(false).with_filter(filter).boxed(),
     };
-    let begun = registry()
+    registry()
         .with(lines)
         .with(traces.map(|traces| traces.layer()))
-        .try_init();
-    debug_assert!(begun.is_ok(), "logging begins once");
 }
 
 /// Standard error, where a line is one line: what an event, a bus or a database calls itself moves no
@@ -103,7 +113,23 @@ fn one_line(text: &str, is_coloured: bool) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use tracing::level_filters::LevelFilter;
+
     use super::*;
+
+    #[test]
+    fn what_nobody_wants_is_not_even_made() {
+        // Nobody asks for traces here.
+        let nothing = Traces::begin();
+        for traces in [None, Some(&nothing)] {
+            for is_json in [true, false] {
+                let hint = |level| subscriber(level, is_json, false, traces).max_level_hint();
+                assert_eq!(hint("info"), Some(LevelFilter::INFO));
+                assert_eq!(hint("warn"), Some(LevelFilter::WARN));
+                assert_eq!(hint("debug"), Some(LevelFilter::DEBUG));
+            }
+        }
+    }
 
     #[test]
     fn a_line_is_one_line() {

@@ -372,3 +372,64 @@ fn the_unit_is_as_systemd_takes_it_and_has_few_rights() {
         "it reads what it is given: {said:?}"
     );
 }
+
+/// Commands and options that the book names and that come with other parts of this version. They are held
+/// to the program as soon as it has them.
+const PLANNED: &[&str] = &["why", "tail", "replay", "tenants", "--watch"];
+
+/// The commands in the code of a page, without what follows them in comments.
+fn commands_of(page: &str) -> Vec<&str> {
+    let inline = page.split('`').skip(1).step_by(2);
+    let lines = page
+        .lines()
+        .map(|line| line.split(" #").next().unwrap_or(line));
+    let whole = |text: &&str| text.starts_with("bento-outbox ") && !text.contains("://");
+    inline.chain(lines).map(str::trim).filter(whole).collect()
+}
+
+#[test]
+fn every_command_that_the_book_names_is_there() {
+    let reference = crate::place::Place::new()
+        .run(&["reference", "commands"])
+        .succeeded()
+        .stdout;
+    let helps: Vec<(&str, &str)> = reference
+        .split("\n#")
+        .filter_map(|section| section.split_once('`')?.1.split_once('`'))
+        .collect();
+    let mut seen = 0;
+    for page in [
+        "trouble",
+        "metrics",
+        "deploying",
+        "observing",
+        "settings",
+        "alerts",
+        "routing",
+    ] {
+        let text = fs::read_to_string(root().join(format!("docs/src/{page}.md"))).unwrap();
+        for command in commands_of(&text) {
+            let longest = helps
+                .iter()
+                .filter(|(name, _)| command == *name || command.starts_with(&format!("{name} ")))
+                .max_by_key(|(name, _)| name.len())
+                .unwrap();
+            let rest: Vec<&str> = command[longest.0.len()..].split_whitespace().collect();
+            if longest.0 == "bento-outbox" {
+                assert!(
+                    PLANNED.contains(&rest[0]),
+                    "{page}: no command is `{command}`"
+                );
+                continue;
+            }
+            for option in rest.iter().filter(|word| word.starts_with("--")) {
+                assert!(
+                    longest.1.contains(option) || PLANNED.contains(option),
+                    "{page}: `{command}` has no {option}"
+                );
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}
