@@ -45,7 +45,8 @@ fn licences(workspace: &mut Workspace) -> Result<(), String> {
         );
         return Ok(());
     }
-    workspace.run(&mut workspace.cargo("deny check --config .cargo/deny.toml bans licenses sources"))
+    workspace
+        .run(&mut workspace.cargo("deny check --config .cargo/deny.toml bans licenses sources"))
 }
 
 /// The names in the manifest's `[features]`, but for `default`.
