@@ -454,31 +454,6 @@ fn a_bus_that_is_not_there_costs_nothing() {
 }
 
 #[test]
-fn the_relay_waits_for_its_bus_and_stops_when_told_to() {
-    let place = Place::migrated();
-    let relay = Relay::start(&place, &["run", "--bus-url", "file:later/bus.jsonl"]);
-    place.append(event(1)).succeeded();
-    std::thread::sleep(Duration::from_millis(1_500));
-    fs::create_dir(place.path().join("later")).unwrap();
-    eventually(|| place.lines("later/bus.jsonl") == 1);
-    place.append(event(2)).succeeded();
-    eventually(|| place.lines("later/bus.jsonl") == 2);
-    let ran = relay.told("-TERM").succeeded();
-    assert_eq!(ran.stdout, "");
-    assert!(
-        ran.stderr.contains("relay started") && ran.stderr.contains("relay stopped"),
-        "{ran:?}"
-    );
-    assert_eq!(
-        ran.stderr.matches("the bus takes no events").count(),
-        1,
-        "{ran:?}"
-    );
-    assert_eq!(ran.stderr.matches("events again").count(), 1, "{ran:?}");
-    assert_eq!(place.status()["total"]["sent"], 2);
-}
-
-#[test]
 fn ctrl_c_stops_the_relay() {
     let place = Place::migrated();
     let relay = Relay::start(&place, &["run", "--bus-url", "null:"]);
