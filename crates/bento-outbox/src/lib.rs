@@ -79,6 +79,8 @@
 //! | publisher | a message bus, as the outbox sees it; it *publishes*: [`Publisher`] |
 //! | projector | the relay: it *claims* records, has them published and *settles* them: [`Projector`] |
 //! | destination | a bus that events may be routed to: [`MessageBus`] |
+//! | inbox | the messages that a consumer has received; *received* is one with its effects: [`Inbox`] |
+//! | command | a request that runs once, by its key: [`Commands`] |
 //! | outcome | what the bus answered about one record: [`Outcome`] |
 //! | dead letter | a record with the status `ERR`: a person must look |
 //!
@@ -129,6 +131,7 @@ mod asyncapi;
 mod bus;
 mod causality;
 mod cloud_event;
+mod commands;
 mod compatibility;
 mod dead_letter;
 mod dead_letter_topic;
@@ -136,6 +139,7 @@ mod door;
 mod error;
 mod event;
 mod immediate;
+mod inbox;
 mod outbox;
 mod pending;
 mod projector;
@@ -191,6 +195,7 @@ pub use asyncapi::AsyncApi;
 pub use bus::{Destination, MessageBus, Route};
 pub use causality::{Cause, handling};
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
+pub use commands::{ANSWER_BYTES_MAX, COMMAND_KEY_CHARS_MAX, Commands, FINGERPRINT_CHARS_MAX};
 pub use compatibility::{
     BrokenSide, CompatibilityMode, SchemaBreak, schema_breaks, schema_breaks_at,
 };
@@ -199,6 +204,7 @@ pub use dead_letter_topic::DeadLetterTopic;
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
 pub use immediate::ImmediateSettings;
+pub use inbox::{CONSUMER_CHARS_MAX, Inbox, MESSAGE_ID_CHARS_MAX};
 pub use outbox::Outbox;
 pub use pending::{InUnitOfWork, raise};
 pub use projector::{Batch, Progress, Projector, ProjectorSettings};
@@ -209,9 +215,9 @@ pub use retry::RetrySettings;
 pub use schema_files::SchemaFiles;
 pub use selector::{Pattern, Selector};
 pub use store::{
-    Appended, Birth, Caution, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
-    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
-    TenantStatus, TransactionalStore, Verdict,
+    Appended, Birth, Caution, Claim, Claimed, Fence, Filter, FirstRun, HeldKey, Inspection,
+    Isolation, Lease, LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store,
+    TenantBacklog, TenantStatus, TransactionalStore, Verdict,
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;
@@ -226,6 +232,8 @@ struct Readme;
 /// The pages of the book that are mostly code.
 #[cfg(doctest)]
 mod pages {
+    #[doc = include_str!("../../../docs/src/consuming.md")]
+    struct Consuming;
     #[doc = include_str!("../../../docs/src/evolving-events.md")]
     struct EvolvingEvents;
     #[doc = include_str!("../../../docs/src/testing.md")]

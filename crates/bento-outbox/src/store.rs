@@ -117,6 +117,14 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes at most `limit` records that were `SENT` longer ago than `age`, by the database's
     /// clock, and nothing else. Answers how many.
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64>;
+
+    /// Forgets at most `limit` messages that were received longer ago than `age`, by the database's
+    /// clock. Answers how many. One that comes again after that is new.
+    async fn purge_inbox(&self, age: Duration, limit: u32) -> Result<u64>;
+
+    /// Forgets at most `limit` commands that were run longer ago than `age`, by the database's
+    /// clock. Answers how many. A key that comes again after that is new.
+    async fn purge_commands(&self, age: Duration, limit: u32) -> Result<u64>;
 }
 
 /// The application's side: inside the caller's own transaction. Static: the types are the user's.
@@ -146,6 +154,41 @@ pub trait TransactionalStore: Store + Clone {
         birth: Option<&Birth>,
     ) -> Result<Appended>;
 
+    /// Notes, in one statement, that a consumer receives a message in this transaction; answers
+    /// whether it is the first to. Waits for a transaction that is receiving the same message, and
+    /// goes by how that ends. Names are the same only if they are so byte for byte.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::ErrorKind::Conflict) where it cannot wait any longer, or may not see how
+    /// the other one has ended: a new transaction can.
+    async fn receive(
+        &self,
+        connection: &mut Self::Connection,
+        consumer: &str,
+        tenant: &Tenant,
+        message_id: &str,
+    ) -> Result<bool>;
+
+    /// Begins a command in this transaction, in one statement: none if it is the first with this
+    /// key, otherwise what the first one left. Waits as [`receive`](Self::receive) does, and has its
+    /// errors.
+    async fn begin_command(
+        &self,
+        connection: &mut Self::Connection,
+        tenant: &Tenant,
+        key: &str,
+        fingerprint: &str,
+    ) -> Result<Option<FirstRun>>;
+
+    /// Keeps the answer of a command that was begun in this transaction, byte for byte.
+    async fn end_command(
+        &self,
+        connection: &mut Self::Connection,
+        tenant: &Tenant,
+        key: &str,
+        answer: &[u8],
+    ) -> Result<()>;
+
     /// Sets, keeps or undoes a savepoint of the given depth.
     async fn savepoint(
         &self,
@@ -163,6 +206,15 @@ pub trait TransactionalStore: Store + Clone {
 
     /// Rolls back. Called only from a task that nobody drops.
     async fn rollback(&self, transaction: Self::Transaction) -> Result<()>;
+}
+
+/// What is kept of a command that has run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirstRun {
+    /// Of its request.
+    pub fingerprint: String,
+    /// What it answered.
+    pub answer: Vec<u8>,
 }
 
 /// How isolated a unit of work is from others. SQLite is always serializable.

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bento_outbox::{
-    Aggregate, Appended, Birth, Claim, Claimed, Event, Fence, Filter, HeldKey, Isolation, Lease,
-    OutboxRecord, PARTITIONS, Relay, Result, Savepoint, Settle, Store, Tenant, TenantBacklog,
-    TenantStatus, Timestamp, TransactionalStore,
+    Aggregate, Appended, Birth, Claim, Claimed, Event, Fence, Filter, FirstRun, HeldKey, Isolation,
+    Lease, OutboxRecord, PARTITIONS, Relay, Result, Savepoint, Settle, Store, Tenant,
+    TenantBacklog, TenantStatus, Timestamp, TransactionalStore,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -18,6 +18,7 @@ mod claiming;
 mod fault;
 mod leasing;
 mod operating;
+mod receiving;
 mod settling;
 mod writing;
 
@@ -38,6 +39,8 @@ pub struct MutantStore {
 struct Shared {
     state: Mutex<State>,
     hint: Notify,
+    /// Tells that a transaction has ended, or undone something.
+    ended: Notify,
 }
 
 #[derive(Default)]
@@ -53,6 +56,7 @@ struct State {
     cursor: i64,
     /// How many transactions have begun.
     begun: u64,
+    once: receiving::AllOnce,
 }
 
 #[derive(Clone)]
@@ -194,6 +198,14 @@ impl Store for MutantStore {
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
         Ok(self.purged(age, limit))
     }
+
+    async fn purge_inbox(&self, age: Duration, limit: u32) -> Result<u64> {
+        Ok(self.forgotten(false, age, limit))
+    }
+
+    async fn purge_commands(&self, age: Duration, limit: u32) -> Result<u64> {
+        Ok(self.forgotten(true, age, limit))
+    }
 }
 
 #[async_trait]
@@ -217,6 +229,43 @@ impl TransactionalStore for MutantStore {
         birth: Option<&Birth>,
     ) -> Result<Appended> {
         self.appended(connection, tenant, events, birth)
+    }
+
+    async fn receive(
+        &self,
+        connection: &mut MutantTransaction,
+        consumer: &str,
+        tenant: &Tenant,
+        message_id: &str,
+    ) -> Result<bool> {
+        if self.has(NeverReceives) {
+            return Ok(false);
+        }
+        let key = self.message(consumer, tenant, message_id);
+        Ok(self.inserted(connection, key, "").await.is_none())
+    }
+
+    async fn begin_command(
+        &self,
+        connection: &mut MutantTransaction,
+        tenant: &Tenant,
+        key: &str,
+        fingerprint: &str,
+    ) -> Result<Option<FirstRun>> {
+        let key = self.command(tenant, key);
+        Ok(self.inserted(connection, key, fingerprint).await)
+    }
+
+    async fn end_command(
+        &self,
+        connection: &mut MutantTransaction,
+        tenant: &Tenant,
+        key: &str,
+        answer: &[u8],
+    ) -> Result<()> {
+        let key = self.command(tenant, key);
+        self.answered(connection, &key, answer);
+        Ok(())
     }
 
     async fn savepoint(

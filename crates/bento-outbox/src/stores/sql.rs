@@ -117,6 +117,14 @@ pub(crate) fn colliding(scope: &str, other: &str) -> Error {
     )
 }
 
+/// A command's row was there a statement ago, and has been purged since.
+pub(crate) fn forgotten_meanwhile() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "the command was forgotten at the same time; trying again runs it",
+    )
+}
+
 /// A database error met inside a unit of work, so that `?` works on the caller's own statements.
 impl From<sqlx::Error> for Error {
     fn from(cause: sqlx::Error) -> Self {

@@ -31,6 +31,7 @@ const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
     "alert",
     "bus",
+    "commands",
     "dead_letter_topic",
     "immediate",
     "inbox",

@@ -181,16 +181,27 @@ pub(super) async fn inspect(store: &MySqlStore) -> Result<Inspection> {
     })
 }
 
-/// The indexes of the table, but for those of its keys.
-const INDEXES: [&str; 6] = ["ready", "waiting", "holding", "unsent", "dead", "sent"];
+/// The indexes of the tables, but for those of their keys.
+const INDEXES: [&str; 8] = [
+    "ready",
+    "waiting",
+    "holding",
+    "unsent",
+    "dead",
+    "sent",
+    "inbox_received",
+    "commands_received",
+];
 
 async fn missing(store: &MySqlStore) -> Result<Vec<String>> {
     let there: Vec<String> = sqlx::query_scalar(
         "select distinct cast(index_name as char) from information_schema.statistics
-         where table_schema = coalesce(?, database()) and table_name = ?",
+         where table_schema = coalesce(?, database()) and table_name in (?, ?, ?)",
     )
     .bind(store.database())
     .bind(store.tables.table())
+    .bind(format!("{}_inbox", store.tables.table()))
+    .bind(format!("{}_commands", store.tables.table()))
     .fetch_all(&store.pool)
     .await
     .map_err(|e| error("looking at the indexes", e))?;
@@ -212,6 +223,8 @@ async fn forbidden(store: &MySqlStore) -> Result<Vec<String>> {
         ("", &["type"][..]),
         ("leases", &["scope", "part"]),
         ("relays", &["id", "scope", "until"]),
+        ("inbox", &["consumer", "message_id"]),
+        ("commands", &["command_key", "fingerprint"]),
     ] {
         let (column, values) = (columns[0], vec!["null"; columns.len()].join(", "));
         let (table, shown) = match name {

@@ -6,6 +6,7 @@ mod floor;
 mod leases;
 mod operate;
 mod reach;
+mod receive;
 mod rows;
 
 use std::io::{self, ErrorKind::TimedOut};
@@ -30,8 +31,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::record::OutboxRecord;
 use crate::store::{
-    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease, Relay,
-    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
+    Appended, Birth, Claim, Claimed, Fence, Filter, FirstRun, HeldKey, Inspection, Isolation,
+    Lease, Relay, Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -46,7 +47,10 @@ pub struct PostgresStore {
 }
 
 /// The migrations, in order; `{schema}` and `{table}` are filled in.
-const MIGRATIONS: [Step; 1] = [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
+const MIGRATIONS: [Step; 2] = [
+    (1, "outbox", include_str!("migrations/0001_outbox.sql")),
+    (2, "inbox", include_str!("migrations/0002_inbox.sql")),
+];
 
 impl PostgresStore {
     /// The outbox in the pool's database, in the table `public.outbox`.
@@ -282,6 +286,14 @@ impl Store for PostgresStore {
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
         operate::purge(self, age, limit).await
     }
+
+    async fn purge_inbox(&self, age: Duration, limit: u32) -> Result<u64> {
+        receive::purge(self, "inbox", age, limit).await
+    }
+
+    async fn purge_commands(&self, age: Duration, limit: u32) -> Result<u64> {
+        receive::purge(self, "commands", age, limit).await
+    }
 }
 
 #[async_trait]
@@ -313,6 +325,36 @@ impl TransactionalStore for PostgresStore {
         birth: Option<&Birth>,
     ) -> Result<Appended> {
         append::append(self, connection, tenant, events, birth).await
+    }
+
+    async fn receive(
+        &self,
+        connection: &mut PgConnection,
+        consumer: &str,
+        tenant: &Tenant,
+        message_id: &str,
+    ) -> Result<bool> {
+        receive::receive(self, connection, consumer, tenant, message_id).await
+    }
+
+    async fn begin_command(
+        &self,
+        connection: &mut PgConnection,
+        tenant: &Tenant,
+        key: &str,
+        fingerprint: &str,
+    ) -> Result<Option<FirstRun>> {
+        receive::begin_command(self, connection, tenant, key, fingerprint).await
+    }
+
+    async fn end_command(
+        &self,
+        connection: &mut PgConnection,
+        tenant: &Tenant,
+        key: &str,
+        answer: &[u8],
+    ) -> Result<()> {
+        receive::end_command(self, connection, tenant, key, answer).await
     }
 
     async fn savepoint(

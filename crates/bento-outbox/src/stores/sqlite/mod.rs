@@ -3,6 +3,7 @@
 mod claims;
 mod leases;
 mod operate;
+mod receive;
 mod rows;
 
 use std::str::FromStr;
@@ -26,8 +27,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::record::OutboxRecord;
 use crate::store::{
-    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease, Relay,
-    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
+    Appended, Birth, Claim, Claimed, Fence, Filter, FirstRun, HeldKey, Inspection, Isolation,
+    Lease, Relay, Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -45,7 +46,10 @@ pub struct SqliteStore {
 }
 
 /// The migrations, in order; `{table}` is filled in.
-const MIGRATIONS: [Step; 1] = [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
+const MIGRATIONS: [Step; 2] = [
+    (1, "outbox", include_str!("migrations/0001_outbox.sql")),
+    (2, "inbox", include_str!("migrations/0002_inbox.sql")),
+];
 
 /// How often the file is looked at for a change by another process, while nothing is there.
 const CHANGE_POLL: Duration = Duration::from_millis(25);
@@ -370,6 +374,14 @@ impl Store for SqliteStore {
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
         operate::purge(self, age, limit).await
     }
+
+    async fn purge_inbox(&self, age: Duration, limit: u32) -> Result<u64> {
+        receive::purge(self, "inbox", "consumer, tenant_id, message_id", age, limit).await
+    }
+
+    async fn purge_commands(&self, age: Duration, limit: u32) -> Result<u64> {
+        receive::purge(self, "commands", "tenant_id, command_key", age, limit).await
+    }
 }
 
 #[async_trait]
@@ -452,6 +464,36 @@ impl TransactionalStore for SqliteStore {
             leased,
             ..Appended::of(events, written)
         })
+    }
+
+    async fn receive(
+        &self,
+        connection: &mut SqliteConnection,
+        consumer: &str,
+        tenant: &Tenant,
+        message_id: &str,
+    ) -> Result<bool> {
+        receive::receive(self, connection, consumer, tenant, message_id).await
+    }
+
+    async fn begin_command(
+        &self,
+        connection: &mut SqliteConnection,
+        tenant: &Tenant,
+        key: &str,
+        fingerprint: &str,
+    ) -> Result<Option<FirstRun>> {
+        receive::begin_command(self, connection, tenant, key, fingerprint).await
+    }
+
+    async fn end_command(
+        &self,
+        connection: &mut SqliteConnection,
+        tenant: &Tenant,
+        key: &str,
+        answer: &[u8],
+    ) -> Result<()> {
+        receive::end_command(self, connection, tenant, key, answer).await
     }
 
     async fn savepoint(
