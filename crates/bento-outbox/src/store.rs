@@ -116,9 +116,9 @@ pub trait Store: Send + Sync + 'static {
     /// Makes dead letters `NEW` again, with the same ids and bytes and no attempts counted. Those
     /// that are no dead letters any more are left alone; answers how many were changed.
     ///
-    /// What an operator (`by`, as in [`Act::by`]) changes is audited in the same transaction; where
-    /// nothing was changed, no act is kept. Once begun it goes on to its end when this future is
-    /// dropped. All of this is true of the next three as well.
+    /// What an operator (`by`, as in [`Act::by`]) changes is audited in the same transaction, and
+    /// where nothing was changed, no act is kept. Begun, it goes on to its end when this future is
+    /// dropped. So do the next three.
     async fn retry(&self, ids: &[Uuid], by: &str) -> Result<u64>;
 
     /// Deletes dead letters for good. Answers how many.
@@ -128,12 +128,9 @@ pub trait Store: Send + Sync + 'static {
     /// already stay as they are; answers how many were not.
     ///
     /// No relay claims an event of a paused tenant, and none is born leased; nor is any event while
-    /// a destination is paused, since only relays know where an event goes. They leave a paused
-    /// destination alone within a second. What is in flight by then is still published.
-    ///
-    /// # Errors
-    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a name that nothing of the kind can
-    /// have, and beyond [`PAUSES_MAX`](crate::PAUSES_MAX).
+    /// a destination is paused, since only relays know where an event goes. They leave that alone
+    /// within a second. What is in flight by then is still published. A name that nothing of the
+    /// kind can have is an error, and so are more than [`PAUSES_MAX`](crate::PAUSES_MAX) pauses.
     async fn pause(
         &self,
         kind: Pausable,
@@ -144,9 +141,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends pauses. Answers how many there were. What was put aside is due at once, as after
     /// [`wake`](Self::wake).
-    ///
-    /// # Errors
-    /// As for [`pause`](Self::pause).
     async fn resume(&self, kind: Pausable, names: &[String], by: &str) -> Result<u64>;
 
     /// What is paused: tenants, then destinations, in order of their names.
@@ -553,12 +547,8 @@ impl TenantStatus {
         for pause in pauses.iter().filter(|it| it.kind == Pausable::Tenant) {
             let at = tenants.binary_search_by(|tenant| tenant.tenant_id.cmp(&pause.name));
             let at = at.unwrap_or_else(|at| {
-                let tenant_id = pause.name.clone();
-                let tenant = Self {
-                    tenant_id,
-                    ..Self::default()
-                };
-                tenants.insert(at, tenant);
+                tenants.insert(at, Self::default());
+                tenants[at].tenant_id = pause.name.clone();
                 at
             });
             tenants[at].paused = true;
