@@ -20,7 +20,9 @@ mod operator;
 mod paused;
 mod settings;
 mod stop;
+mod systemd;
 mod terminal;
+mod traces;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,7 +33,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
 use crate::commands::{
-    append, audit, bench, completions, config, dead, doctor, migrate, pausing, run, schema, status,
+    append, audit, bench, completions, config, dead, doctor, health, migrate, pausing, reference,
+    run, schema, status,
 };
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
@@ -76,10 +79,12 @@ enum Command {
     Destinations(pausing::Destinations),
     Audit(audit::Audit),
     Doctor(doctor::Doctor),
+    Health(health::Health),
     Bench(bench::Bench),
     Schema(schema::Schema),
     Config(config::Config),
     Completions(completions::Completions),
+    Reference(reference::Reference),
 }
 
 fn main() -> ExitCode {
@@ -115,10 +120,12 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Destinations(command) => finish(command.run(settings()?)),
         Command::Audit(command) => finish(command.run(settings()?)),
         Command::Doctor(command) => finish(command.run(settings()?)),
+        Command::Health(command) => finish(command.run(settings()?)),
         Command::Bench(command) => finish(command.run(settings()?)),
         Command::Schema(command) => command.run(),
         Command::Config(command) => command.run(&settings()?),
         Command::Completions(command) => command.run(&mut Cli::command()),
+        Command::Reference(command) => command.run(&Cli::command()),
     }
 }
 

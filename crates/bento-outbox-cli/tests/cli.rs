@@ -14,6 +14,7 @@ mod place;
 mod relays;
 mod routes;
 mod schemas;
+mod telemetry;
 mod trouble;
 
 use std::collections::HashSet;
@@ -474,7 +475,7 @@ fn the_relay_waits_for_its_bus_and_stops_when_told_to() {
         1,
         "{ran:?}"
     );
-    assert_eq!(ran.stderr.matches("answer again").count(), 1, "{ran:?}");
+    assert_eq!(ran.stderr.matches("events again").count(), 1, "{ran:?}");
     assert_eq!(place.status()["total"]["sent"], 2);
 }
 

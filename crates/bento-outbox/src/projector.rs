@@ -2,8 +2,10 @@
 
 mod away;
 mod holding;
+mod notices;
 mod pausing;
 mod pipeline;
+mod progress;
 mod publishing;
 
 use std::future::Future;
@@ -14,7 +16,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::holding::Holding;
+use self::notices::Notices;
 use self::pausing::Pauses;
+pub use self::progress::Progress;
+use self::progress::Pulse;
 use self::publishing::HeldKeys;
 use crate::dead_letter::DeadLetterObserver;
 use crate::error::{Error, ErrorKind, Result};
@@ -48,6 +53,8 @@ struct Shared {
     relay: Relay,
     observers: Vec<Arc<dyn DeadLetterObserver>>,
     holding: Mutex<Holding>,
+    pulse: Pulse,
+    notices: Notices,
     pauses: Mutex<Pauses>,
     /// Held by who carries: its records are nobody else's until they are settled, and the caller of
     /// a dropped [`Projector::run_once`] may call it again meanwhile.
@@ -149,6 +156,8 @@ impl Projector {
                 relay,
                 observers,
                 holding,
+                pulse: Pulse::default(),
+                notices: Notices::default(),
                 pauses: Mutex::default(),
                 one_at_a_time: tokio::sync::Mutex::default(),
             }),
@@ -169,6 +178,7 @@ impl Projector {
             let _alone = projector.shared.one_at_a_time.lock().await;
             let batch = projector.round(&mut HeldKeys::default(), false).await?;
             projector.purge_now_and_then().await?;
+            projector.shared.notices.say_what_is_left();
             Ok(batch)
         });
         finished(round.await)
@@ -198,10 +208,16 @@ impl Projector {
                 carrying.await
             }
         };
+        self.shared.notices.say_what_is_left();
         if let Err(error) = self.release().await {
             tracing::debug!(error = error.report(), "the leases run out by themselves");
         }
         finished(result)
+    }
+
+    /// How it gets on: for a watchdog, and for who asks why nothing moves.
+    pub fn progress(&self) -> Progress {
+        self.shared.pulse.progress()
     }
 
     /// Gives the leases back, for other relays to take at once. A later round takes new ones.

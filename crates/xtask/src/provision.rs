@@ -65,6 +65,25 @@ const NEEDS: &[Need] = &[
         home: "https://pip.pypa.io/en/stable/installation/",
     },
     Need {
+        name: "promtool (for the alert rules and the metrics)",
+        programs: &["promtool"],
+        folders: &[],
+        apt: &["prometheus"],
+        dnf: &["golang-github-prometheus"],
+        brew: &["prometheus"],
+        home: "https://prometheus.io/download/",
+    },
+    #[cfg(target_os = "linux")]
+    Need {
+        name: "systemd-analyze (for the unit of systemd)",
+        programs: &["systemd-analyze"],
+        folders: &[],
+        apt: &["systemd"],
+        dnf: &["systemd"],
+        brew: &[],
+        home: "https://systemd.io",
+    },
+    Need {
         name: "PostgreSQL",
         programs: &["initdb", "postgres"],
         folders: &[
