@@ -9,6 +9,7 @@ mod admin;
 mod bench;
 mod checkup;
 mod dead;
+mod pausing;
 mod place;
 mod relays;
 mod routes;

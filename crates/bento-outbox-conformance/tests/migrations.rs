@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::table::{Database, Sql, empty, migrated};
 
 /// The migrations that there are.
-pub(crate) const VERSIONS: [i64; 2] = [1, 2];
+pub(crate) const VERSIONS: [i64; 3] = [1, 2, 3];
 
 /// So long a migration may wait for another one.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -103,6 +103,25 @@ async fn tables_of_other_names_live_side_by_side() {
     }
 }
 
+/// Tables of an earlier version go on with all that is in them.
+#[tokio::test]
+async fn an_older_outbox_is_upgraded_in_place() {
+    for db in migrated().await {
+        db.run("insert into outbox (type, payload) values ('a', '1')")
+            .await;
+        // As the versions before left it.
+        db.run(
+            "drop table outbox_pauses; drop table outbox_audit;
+             delete from outbox_migrations where version > 2",
+        )
+        .await;
+        refused(db.store.check().await, &["older", "bento-outbox migrate"]);
+        assert_eq!(db.store.migrate().await.unwrap(), [3], "{}", db.name);
+        db.store.check().await.unwrap();
+        assert_eq!(db.claim().await.len(), 1, "{}", db.name);
+    }
+}
+
 /// For people with a migration tool of their own.
 #[tokio::test]
 async fn the_printed_script_leaves_what_a_migration_leaves() {
@@ -164,7 +183,8 @@ async fn tables_of_the_first_version_are_upgraded() {
         // As the first version left them, but for a table of the user's own that is in the way.
         db.run("delete from outbox_migrations where version > 1")
             .await;
-        db.run("drop table outbox_commands").await;
+        db.run("drop table outbox_commands; drop table outbox_pauses; drop table outbox_audit")
+            .await;
         refused(
             db.store.migrate().await,
             &["which bento-outbox did not make"],

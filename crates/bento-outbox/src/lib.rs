@@ -83,6 +83,8 @@
 //! | command | a request that runs once, by its key: [`Commands`] |
 //! | outcome | what the bus answered about one record: [`Outcome`] |
 //! | dead letter | a record with the status `ERR`: a person must look |
+//! | pause | a tenant or destination whose events an operator keeps back: [`Pause`] |
+//! | act | something an operator did, as the audit keeps it: [`Act`] |
 //!
 //! | status | meaning |
 //! | --- | --- |
@@ -125,6 +127,7 @@
 //! - An adapter of your own: [`Store`], [`Publisher`], and the crate `bento-outbox-conformance`,
 //!   which has the cases it must pass.
 
+mod act;
 mod aggregate;
 mod alert;
 mod asyncapi;
@@ -141,6 +144,7 @@ mod event;
 mod immediate;
 mod inbox;
 mod outbox;
+mod pause;
 mod pending;
 mod projector;
 mod publisher;
@@ -189,6 +193,7 @@ pub mod publishers;
 pub mod stores;
 pub mod testing;
 
+pub use act::{ACT_BY_CHARS_MAX, Act, Audited};
 pub use aggregate::AggregateRoot;
 pub use alert::{AlertSettings, DeadLetterAlert};
 pub use asyncapi::AsyncApi;
@@ -206,6 +211,7 @@ pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Paylo
 pub use immediate::ImmediateSettings;
 pub use inbox::{CONSUMER_CHARS_MAX, Inbox, MESSAGE_ID_CHARS_MAX};
 pub use outbox::Outbox;
+pub use pause::{PAUSE_NAME_CHARS_MAX, PAUSES_MAX, Pausable, Pause};
 pub use pending::{InUnitOfWork, raise};
 pub use projector::{Batch, Progress, Projector, ProjectorSettings};
 pub use publisher::Publisher;

@@ -3,6 +3,7 @@
 mod away;
 mod holding;
 mod notices;
+mod pausing;
 mod pipeline;
 mod progress;
 mod publishing;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 use self::holding::Holding;
 use self::notices::Notices;
+use self::pausing::Pauses;
 pub use self::progress::Progress;
 use self::progress::Pulse;
 use self::publishing::HeldKeys;
@@ -53,6 +55,7 @@ struct Shared {
     holding: Mutex<Holding>,
     pulse: Pulse,
     notices: Notices,
+    pauses: Mutex<Pauses>,
     /// Held by who carries: its records are nobody else's until they are settled, and the caller of
     /// a dropped [`Projector::run_once`] may call it again meanwhile.
     one_at_a_time: tokio::sync::Mutex<()>,
@@ -121,6 +124,8 @@ pub struct Batch {
     pub retried: usize,
     /// Records that became dead letters.
     pub dead: usize,
+    /// Records that were put aside, since their destination is [paused](crate::Pause).
+    pub paused: usize,
     /// Whether nothing was due while unsent records wait for their time.
     pub waiting: bool,
     /// Whether some of those are due, in partitions that another relay holds.
@@ -161,6 +166,7 @@ impl Projector {
                 holding,
                 pulse: Pulse::default(),
                 notices: Notices::default(),
+                pauses: Mutex::default(),
                 one_at_a_time: tokio::sync::Mutex::default(),
             }),
         }
@@ -230,6 +236,13 @@ impl Projector {
         *self.holding() = Holding::default();
         telemetry::leases_held(0);
         self.shared.store.release(&self.shared.relay).await
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.shared
+            .pauses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn holding(&self) -> MutexGuard<'_, Holding> {

@@ -1,6 +1,7 @@
 //! The commands: one each.
 
 pub(crate) mod append;
+pub(crate) mod audit;
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod config;
@@ -10,6 +11,7 @@ pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod health;
 pub(crate) mod migrate;
+pub(crate) mod pausing;
 pub(crate) mod reference;
 pub(crate) mod run;
 pub(crate) mod schema;

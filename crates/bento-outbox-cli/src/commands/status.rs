@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bento_outbox::{HeldKey, TenantStatus};
+use bento_outbox::{HeldKey, Pausable, Pause, TenantStatus};
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
@@ -10,13 +10,15 @@ use serde::Serialize;
 use crate::connect;
 use crate::failure::Result;
 use crate::held::{self, Held};
+use crate::paused;
 use crate::settings::Settings;
 use crate::terminal;
 
 /// Show how much of each tenant is new, retrying, sent and dead, and what waits
 ///
 /// Also names the aggregates whose later events wait for an earlier one, and why: at most 20 of them,
-/// in --json under `held`, with `held_more` where there are more.
+/// in --json under `held`, with `held_more` where there are more. Of what is paused it says since when and
+/// why, in --json by `paused` of each tenant and under `paused_destinations`.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox status
@@ -38,10 +40,14 @@ struct Report {
     total: TenantStatus,
     held: Vec<HeldKey>,
     held_more: bool,
+    paused_destinations: Vec<Pause>,
 }
 
 /// How many waiting keys are named.
 const HELD_MAX: usize = 20;
+
+/// Of how many pauses it is said since when and why.
+const PAUSES_SAID_MAX: usize = 20;
 
 impl Status {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
@@ -50,11 +56,14 @@ impl Status {
         store.check().await?;
         let tenants = store.status().await?;
         let Held { keys, more } = held::held(&settings, store.as_ref(), HELD_MAX).await?;
+        let pauses = store.pauses().await?;
+        let is_destination = |pause: &&Pause| pause.kind == Pausable::Destination;
         let report = Report {
             total: TenantStatus::total(&tenants),
             tenants,
             held: keys,
             held_more: more,
+            paused_destinations: pauses.iter().filter(is_destination).cloned().collect(),
         };
         if self.json {
             let json = serde_json::to_string(&report).unwrap_or_default();
@@ -74,6 +83,11 @@ impl Status {
             })?;
         }
         if !self.json {
+            let said = pauses.iter().take(PAUSES_SAID_MAX).map(paused::sentence);
+            said.for_each(terminal::say);
+            if pauses.len() > PAUSES_SAID_MAX {
+                terminal::say("and more are paused: `tenants list`, `destinations list`");
+            }
             report
                 .held
                 .iter()
@@ -91,7 +105,7 @@ impl Status {
     }
 }
 
-const HEADER: [&str; 7] = [
+const HEADER: [&str; 8] = [
     "tenant",
     "new",
     "retrying",
@@ -99,6 +113,7 @@ const HEADER: [&str; 7] = [
     "dead",
     "oldest unsent",
     "sent a second",
+    "paused",
 ];
 
 fn table(report: &Report) -> Table {
@@ -116,7 +131,7 @@ fn table(report: &Report) -> Table {
     table
 }
 
-fn cells(status: &TenantStatus) -> [String; 7] {
+fn cells(status: &TenantStatus) -> [String; 8] {
     [
         status.tenant_id.clone(),
         status.new.to_string(),
@@ -127,6 +142,7 @@ fn cells(status: &TenantStatus) -> [String; 7] {
             .oldest_new_seconds
             .map_or_else(|| "-".into(), terminal::age),
         format!("{:.1}", status.sent_per_second),
+        if status.paused { "yes" } else { "-" }.into(),
     ]
 }
 

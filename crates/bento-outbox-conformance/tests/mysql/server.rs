@@ -153,7 +153,7 @@ async fn what_could_not_keep_the_promises_is_refused() {
         ErrorKind::Database
     );
     let forbidden = reader.inspect().await.unwrap().forbidden;
-    assert_eq!(forbidden.len(), 15, "{forbidden:?}");
+    assert_eq!(forbidden.len(), 18, "{forbidden:?}");
     assert!(
         forbidden.contains(&"update on outbox_leases".into()),
         "{forbidden:?}"

@@ -1,5 +1,6 @@
 //! A store in memory: for tests and examples, and the model of the others.
 
+mod act;
 mod claims;
 mod once;
 mod transaction;
@@ -16,8 +17,10 @@ use uuid::Uuid;
 pub use self::transaction::{MemoryConnection, MemoryTransaction};
 
 use self::once::{Key, OnceRows};
+use crate::act::{Act, Audited};
 use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
-use crate::record::{Delivery, OutboxRecord, Status};
+use crate::pause::{Pausable, Pause};
+use crate::record::{OutboxRecord, Status};
 use crate::store::{
     Claim, Claimed, Fence, Filter, HeldKey, Lease, PARTITIONS, Relay, Settle, Store, TenantBacklog,
     TenantStatus, Verdict,
@@ -58,6 +61,8 @@ struct Rows {
     relays: HashMap<Uuid, (String, Timestamp)>,
     leases: HashMap<String, Vec<Held>>,
     once: OnceRows,
+    pauses: BTreeMap<(Pausable, String), Pause>,
+    acts: Vec<Audited>,
 }
 
 /// A partition: its epoch, and who holds it until when.
@@ -262,7 +267,9 @@ impl Store for MemoryStore {
                 Status::Err => tenant.dead += 1,
             }
         }
-        Ok(tenants.into_values().collect())
+        let mut tenants = tenants.into_values().collect();
+        TenantStatus::mark_paused(&mut tenants, &self.pauses().await?);
+        Ok(tenants)
     }
 
     async fn backlog(&self) -> Result<Vec<TenantBacklog>> {
@@ -305,6 +312,11 @@ impl Store for MemoryStore {
                 Status::New if record.available_at > now => "delayed",
                 _ => continue,
             };
+            let because = match because {
+                "dead" => because,
+                _ if rows.waits_for_a_pause(record) => "paused",
+                _ => because,
+            };
             let Some(key) = record.ordering_key() else {
                 continue;
             };
@@ -346,31 +358,46 @@ impl Store for MemoryStore {
         Ok(matching.take(limit as usize).cloned().collect())
     }
 
-    async fn retry(&self, ids: &[Uuid]) -> Result<u64> {
-        let mut rows = self.rows();
-        let dead = rows
-            .records
-            .iter_mut()
-            .filter(|record| record.delivery.status == Status::Err);
-        let mut changed = 0;
-        for record in dead.filter(|record| ids.contains(&record.id)) {
-            let error_message = record.delivery.error_message.take();
-            record.delivery = Delivery {
-                error_message,
-                ..Delivery::default()
-            };
-            record.lost_attempts = 0;
-            changed += 1;
-        }
-        Ok(changed)
+    async fn retry(&self, ids: &[Uuid], by: &str) -> Result<u64> {
+        Ok(self.rows().retry(ids, by))
     }
 
-    async fn discard(&self, ids: &[Uuid]) -> Result<u64> {
-        let mut rows = self.rows();
-        let before = rows.records.len();
-        rows.records
-            .retain(|record| record.delivery.status != Status::Err || !ids.contains(&record.id));
-        Ok((before - rows.records.len()) as u64)
+    async fn discard(&self, ids: &[Uuid], by: &str) -> Result<u64> {
+        Ok(self.rows().discard(ids, by))
+    }
+
+    async fn pause(
+        &self,
+        kind: Pausable,
+        names: &[String],
+        by: &str,
+        reason: Option<&str>,
+    ) -> Result<u64> {
+        self.rows().pause(kind, kind.names(names)?, by, reason)
+    }
+
+    async fn resume(&self, kind: Pausable, names: &[String], by: &str) -> Result<u64> {
+        Ok(self.rows().resume(kind, kind.names(names)?, by))
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>> {
+        Ok(self.rows().pauses.values().cloned().collect())
+    }
+
+    async fn wake(&self, limit: u32) -> Result<u64> {
+        Ok(self.rows().wake(limit as usize))
+    }
+
+    async fn audit(&self, act: &Act) -> Result<()> {
+        self.rows().note(act.clone());
+        Ok(())
+    }
+
+    async fn acts(&self, before: Option<i64>, limit: u32) -> Result<Vec<Audited>> {
+        let rows = self.rows();
+        let asked = |kept: &&Audited| before.is_none_or(|before| kept.number < before);
+        let newest_first = rows.acts.iter().rev().filter(asked);
+        Ok(newest_first.take(limit as usize).cloned().collect())
     }
 
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {

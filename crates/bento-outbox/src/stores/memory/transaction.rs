@@ -81,7 +81,11 @@ impl TransactionalStore for MemoryStore {
             };
             let first =
                 record.ordering_key().is_none() || !rows.records.iter().chain(&earlier).any(waits);
-            if let Some(birth) = birth.filter(|_| first && record.available_at <= now) {
+            let goes = first
+                && record.available_at <= now
+                && !rows.is_paused(&record.tenant)
+                && !rows.pauses_a_destination();
+            if let Some(birth) = birth.filter(|_| goes) {
                 connection
                     .births
                     .insert(record.id, (birth.owner, now.after(birth.term)));

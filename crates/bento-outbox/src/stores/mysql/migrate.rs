@@ -9,15 +9,21 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The migrations, in order; `{table}` is filled in. DDL is not undone when a migration is
 /// interrupted, so each of them can be applied again.
-pub(super) const MIGRATIONS: [Step; 2] = [
+pub(super) const MIGRATIONS: [Step; 3] = [
     (1, "outbox", include_str!("migrations/0001_outbox.sql")),
     (2, "inbox", include_str!("migrations/0002_inbox.sql")),
+    (
+        3,
+        "operating",
+        include_str!("migrations/0003_operating.sql"),
+    ),
 ];
 
 /// How the names of what each of them makes end.
-const MADE: [(i64, &[&str]); 2] = [
+const MADE: [(i64, &[&str]); 3] = [
     (1, &["", "_events", "_leases", "_relays"]),
     (2, &["_inbox", "_commands"]),
+    (3, &["_pauses", "_audit"]),
 ];
 
 /// So long another migration may take, in seconds.
