@@ -29,7 +29,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
 use crate::commands::{
-    append, bench, completions, config, dead, doctor, migrate, run, schema, status,
+    append, bench, completions, config, dead, doctor, migrate, replay, run, schema, status, tail,
+    why,
 };
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
@@ -69,7 +70,10 @@ enum Command {
     Run(run::Run),
     Append(append::Append),
     Status(status::Status),
+    Why(why::Why),
     Dead(dead::Dead),
+    Replay(replay::Replay),
+    Tail(tail::Tail),
     Doctor(doctor::Doctor),
     Bench(bench::Bench),
     Schema(schema::Schema),
@@ -105,7 +109,10 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Run(command) => finish(command.run(settings()?)),
         Command::Append(command) => finish(command.run(settings()?)),
         Command::Status(command) => finish(command.run(settings()?)),
+        Command::Why(command) => finish(command.run(settings()?)),
         Command::Dead(command) => finish(command.run(settings()?)),
+        Command::Replay(command) => finish(command.run(settings()?)),
+        Command::Tail(command) => finish(command.run(settings()?)),
         Command::Doctor(command) => finish(command.run(settings()?)),
         Command::Bench(command) => finish(command.run(settings()?)),
         Command::Schema(command) => command.run(),

@@ -9,6 +9,7 @@ mod admin;
 mod bench;
 mod checkup;
 mod dead;
+mod operate;
 mod place;
 mod relays;
 mod routes;

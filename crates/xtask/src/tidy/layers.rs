@@ -16,6 +16,7 @@ const WORDS: &[&str] = &[
     "door",
     "error",
     "event",
+    "filter",
     "pending",
     "record",
     "registry",
@@ -36,11 +37,13 @@ const PARTS: &[&str] = &[
     "inbox",
     "outbox",
     "projector",
+    "replay",
     "retry",
     "schema_files",
     "telemetry",
     "testing",
     "unit_of_work",
+    "why",
 ];
 /// Every file or folder in these is an adapter and knows no other one.
 pub(super) const ADAPTERS: &[&str] = &["publishers", "stores"];
