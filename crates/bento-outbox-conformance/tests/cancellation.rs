@@ -13,8 +13,8 @@ use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::{MySqlStore, PostgresStore};
 use bento_outbox::{
     Claim, Error, ErrorKind, Event, Fence, Filter, Outbox, Page, Payload, Projector,
-    ProjectorSettings, Relay, Settle, Settlement, Store, TransactionalStore, UnitOfWork, Verdict,
-    raise,
+    ProjectorSettings, Relay, Settle, Settlement, Status, Store, TransactionalStore, UnitOfWork,
+    Verdict, raise,
 };
 use bento_outbox_conformance::cancel::{cancel_after_each, cancel_at_every_await};
 use bento_outbox_conformance::faults::{Proxy, Way};

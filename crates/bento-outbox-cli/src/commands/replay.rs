@@ -100,7 +100,7 @@ impl Replay {
             return self.report(&found, Replayed::default());
         }
         terminal::say(format!(
-            "{events}: to {}, under the same ids; what consumers got since they get before them",
+            "{events}: to {}, under the same ids, after whatever consumers got since",
             buses(&settings)
         ));
         if self.dry_run {

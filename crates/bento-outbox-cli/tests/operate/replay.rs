@@ -170,30 +170,46 @@ fn a_replay_that_is_stopped_says_how_to_go_on() {
     assert_eq!(got, expected, "nothing is left out");
 }
 
+#[cfg(feature = "nats")]
 #[test]
 fn a_bus_that_is_away_is_waited_for() {
     let (place, _) = sent(3);
-    let late = [
-        "replay",
-        "--all",
-        "--yes",
-        "--bus-url",
-        "file:later/bus.jsonl",
-    ];
+    let nobody = format!("nats://bob:{CANARY}@127.0.0.1:1");
+    let away = ["replay", "--all", "--yes", "--bus-url", &nobody];
     let mut child = place
-        .command(&late)
+        .command(&away)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(1_200));
+    std::thread::sleep(Duration::from_millis(2_500));
     assert!(child.try_wait().unwrap().is_none(), "it waits");
-    fs::create_dir(place.path().join("later")).unwrap();
-    let ran = Ran::of(child.wait_with_output().unwrap()).succeeded();
+    signal(&child, "-TERM");
+    let ran = Ran::of(child.wait_with_output().unwrap()).without_secrets();
+    assert_eq!(ran.code, Some(1), "{ran:?}");
     assert_eq!(
         ran.stderr.matches("waiting for the bus: ").count(),
         1,
         "{ran:?}"
     );
-    assert_eq!(place.lines("later/bus.jsonl"), 3);
+    let how = "0 of 3 were published; go on with `bento-outbox replay --all`";
+    assert!(ran.stderr.contains(how), "{ran:?}");
+}
+
+#[test]
+fn a_bus_that_takes_nothing_before_a_person_acts_ends_it() {
+    let (place, _) = sent(3);
+    let wrong = [
+        "replay",
+        "--all",
+        "--yes",
+        "--bus-url",
+        "file:no/such/folder",
+    ];
+    let ran = place.run(&wrong).without_secrets();
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(
+        ran.stderr.contains("error: the bus does not take event "),
+        "{ran:?}"
+    );
 }

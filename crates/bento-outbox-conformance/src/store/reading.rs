@@ -469,7 +469,8 @@ pub async fn an_event_says_what_it_waits_for<S: TransactionalStore>(store: S) {
     let mut transaction = ok(store.begin(None).await);
     let connection = S::connection(&mut transaction);
     let events = std::slice::from_ref(&born);
-    let append = store.append(connection, &Tenant::default(), events, Some(&birth));
+    let tenant = Tenant::default();
+    let append = store.append(connection, &tenant, events, Some(&birth));
     let appended = ok(append.await);
     ok(store.commit(transaction, &appended).await);
     let born = ok(why(&store, born.id, &skipping).await);
