@@ -81,6 +81,8 @@
 //! | destination | a bus that events may be routed to: [`MessageBus`] |
 //! | outcome | what the bus answered about one record: [`Outcome`] |
 //! | dead letter | a record with the status `ERR`: a person must look |
+//! | pause | a tenant or destination whose events an operator keeps back: [`Pause`] |
+//! | act | something an operator did, as the audit keeps it: [`Act`] |
 //!
 //! | status | meaning |
 //! | --- | --- |
@@ -123,6 +125,7 @@
 //! - An adapter of your own: [`Store`], [`Publisher`], and the crate `bento-outbox-conformance`,
 //!   which has the cases it must pass.
 
+mod act;
 mod aggregate;
 mod alert;
 mod asyncapi;
@@ -138,6 +141,7 @@ mod event;
 mod filter;
 mod immediate;
 mod outbox;
+mod pause;
 mod pending;
 mod projector;
 mod publisher;
@@ -149,6 +153,7 @@ mod retry;
 mod schema;
 mod schema_files;
 mod selector;
+mod standing;
 mod store;
 pub mod telemetry;
 mod tenant;
@@ -178,6 +183,7 @@ pub mod publishers;
 pub mod stores;
 pub mod testing;
 
+pub use act::{ACT_BY_CHARS_MAX, Act, Audited};
 pub use aggregate::AggregateRoot;
 pub use alert::{AlertSettings, DeadLetterAlert};
 pub use asyncapi::AsyncApi;
@@ -194,6 +200,7 @@ pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Paylo
 pub use filter::{Filter, PAGE_MAX, Page};
 pub use immediate::ImmediateSettings;
 pub use outbox::Outbox;
+pub use pause::{PAUSE_NAME_CHARS_MAX, PAUSES_MAX, Pausable, Pause};
 pub use pending::{InUnitOfWork, raise};
 pub use projector::{Batch, Projector, ProjectorSettings};
 pub use publisher::Publisher;
@@ -205,9 +212,10 @@ pub use replay::{
 pub use retry::RetrySettings;
 pub use schema_files::SchemaFiles;
 pub use selector::{Pattern, Selector};
+pub use standing::Standing;
 pub use store::{
     Appended, Birth, Caution, Claim, Claimed, Fence, HeldKey, Inspection, Isolation, Lease,
-    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Standing, Store, TenantBacklog,
+    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
     TenantStatus, TransactionalStore, Verdict,
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};

@@ -2,6 +2,7 @@
 
 mod away;
 mod holding;
+mod pausing;
 mod pipeline;
 mod publishing;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::holding::Holding;
+use self::pausing::Pauses;
 use self::publishing::HeldKeys;
 use crate::dead_letter::DeadLetterObserver;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,6 +48,7 @@ struct Shared {
     relay: Relay,
     observers: Vec<Arc<dyn DeadLetterObserver>>,
     holding: Mutex<Holding>,
+    pauses: Mutex<Pauses>,
     /// Held by who carries: its records are nobody else's until they are settled, and the caller of
     /// a dropped [`Projector::run_once`] may call it again meanwhile.
     one_at_a_time: tokio::sync::Mutex<()>,
@@ -106,6 +109,8 @@ pub struct Batch {
     pub retried: usize,
     /// Records that became dead letters.
     pub dead: usize,
+    /// Records that were put aside, since their destination is [paused](crate::Pause).
+    pub paused: usize,
     /// Whether nothing was due while unsent records wait for their time.
     pub waiting: bool,
     /// Whether some of those are due, in partitions that another relay holds.
@@ -144,6 +149,7 @@ impl Projector {
                 relay,
                 observers,
                 holding,
+                pauses: Mutex::default(),
                 one_at_a_time: tokio::sync::Mutex::default(),
             }),
         }
@@ -206,6 +212,13 @@ impl Projector {
         *self.holding() = Holding::default();
         telemetry::leases_held(0);
         self.shared.store.release(&self.shared.relay).await
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.shared
+            .pauses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn holding(&self) -> MutexGuard<'_, Holding> {

@@ -2,6 +2,7 @@
 //!
 //! The tests start the servers themselves, as child processes on free ports. Nothing is started here.
 
+mod pooler;
 mod wheels;
 
 use std::fs::{self, Permissions};
@@ -77,6 +78,15 @@ const NEEDS: &[Need] = &[
         home: "https://www.postgresql.org/download/",
     },
     Need {
+        name: "PgBouncer",
+        programs: &["pgbouncer"],
+        folders: SBIN,
+        apt: &["pgbouncer"],
+        dnf: &["pgbouncer"],
+        brew: &["pgbouncer"],
+        home: "https://www.pgbouncer.org/install.html",
+    },
+    Need {
         name: "MariaDB",
         programs: &["mariadbd", "mariadb-install-db"],
         folders: &[
@@ -140,6 +150,7 @@ impl Need {
 /// Sees to it that every server the tests start is on this machine.
 pub(crate) fn servers(workspace: &mut Workspace) -> Result<(), String> {
     packages(workspace)?;
+    pooler::install(workspace)?;
     wheels::install(workspace)
 }
 
@@ -322,13 +333,13 @@ mod tests {
         let debian = how_to_install(&needs[postgres..], System::Apt, false);
         assert!(
             debian
-                .contains("sudo apt-get install -y --no-install-recommends postgresql mariadb-server nats-server"),
+                .contains("sudo apt-get install -y --no-install-recommends postgresql pgbouncer mariadb-server nats-server"),
             "{debian}"
         );
         let fedora = how_to_install(&needs[postgres..], System::Dnf, true);
         assert!(
             fedora.contains(
-                "\n  dnf install -y postgresql-server mariadb-server python3 rabbitmq-server redis\n  NATS server: https://docs.nats.io"
+                "\n  dnf install -y postgresql-server pgbouncer mariadb-server python3 rabbitmq-server redis\n  NATS server: https://docs.nats.io"
             ),
             "{fedora}"
         );

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const BY: &str = "cli:anna@relay-1";
+
 /// Retrying is idempotent under two operators at once, and changes nothing of the event, and
 /// nothing that is no dead letter or was not meant.
 pub async fn a_retried_letter_keeps_its_id_and_bytes<S: TransactionalStore>(store: S) {
@@ -20,7 +22,10 @@ pub async fn a_retried_letter_keeps_its_id_and_bytes<S: TransactionalStore>(stor
     }
     let others = ok(store.find(&ids[2..]).await);
     let asked = &ids[..4];
-    let (one, two) = (ok(store.retry(asked).await), ok(store.retry(asked).await));
+    let (one, two) = (
+        ok(store.retry(asked, BY).await),
+        ok(store.retry(asked, BY).await),
+    );
     assert_eq!((one, two), (1, 0));
     for (before, after) in others.iter().zip(ok(store.find(&ids[2..]).await)) {
         assert_eq!(before.delivery, after.delivery);
@@ -44,13 +49,13 @@ pub async fn only_dead_letters_are_discarded<S: TransactionalStore>(store: S) {
     settle(&store, ids[0], dead()).await;
     settle(&store, ids[1], Verdict::Sent).await;
     settle(&store, ids[3], dead()).await;
-    assert_eq!(ok(store.discard(&ids[..3]).await), 1);
+    assert_eq!(ok(store.discard(&ids[..3], BY).await), 1);
     let left = ok(store.find(&ids).await);
     assert_eq!(
         left.iter().map(|record| record.id).collect::<Vec<_>>(),
         ids[1..]
     );
-    assert_eq!(ok(store.discard(&ids[..3]).await), 0);
+    assert_eq!(ok(store.discard(&ids[..3], BY).await), 0);
 }
 
 /// Retention deletes what was sent long ago, a little at a time, and nothing else however old.
