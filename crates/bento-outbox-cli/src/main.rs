@@ -34,7 +34,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::commands::demo;
 use crate::commands::{
     append, audit, bench, completions, config, dead, doctor, health, migrate, pausing, reference,
-    run, schema, status,
+    replay, run, schema, status, tail, why,
 };
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
@@ -74,7 +74,10 @@ enum Command {
     Run(run::Run),
     Append(append::Append),
     Status(status::Status),
+    Why(why::Why),
     Dead(dead::Dead),
+    Replay(replay::Replay),
+    Tail(tail::Tail),
     Tenants(pausing::Tenants),
     Destinations(pausing::Destinations),
     Audit(audit::Audit),
@@ -115,7 +118,10 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Run(command) => finish(command.run(settings()?)),
         Command::Append(command) => finish(command.run(settings()?)),
         Command::Status(command) => finish(command.run(settings()?)),
+        Command::Why(command) => finish(command.run(settings()?)),
         Command::Dead(command) => finish(command.run(settings()?)),
+        Command::Replay(command) => finish(command.run(settings()?)),
+        Command::Tail(command) => finish(command.run(settings()?)),
         Command::Tenants(command) => finish(command.run(settings()?)),
         Command::Destinations(command) => finish(command.run(settings()?)),
         Command::Audit(command) => finish(command.run(settings()?)),

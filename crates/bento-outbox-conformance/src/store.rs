@@ -23,7 +23,9 @@ pub mod carrying;
 pub mod leasing;
 pub mod operating;
 pub mod pausing;
+pub mod reading;
 pub mod receiving;
+pub mod replaying;
 pub mod settling;
 pub mod suffering;
 pub mod units;
@@ -102,7 +104,6 @@ macro_rules! store_cases {
             births::a_stale_relay_takes_nothing_over,
             births::only_its_owner_settles_a_birth,
             births::what_is_sent_can_be_deleted_at_once,
-            operating::dead_letters_are_found_by_every_filter,
             operating::a_retried_letter_keeps_its_id_and_bytes,
             operating::only_dead_letters_are_discarded,
             operating::only_old_sent_events_are_purged,
@@ -130,6 +131,16 @@ macro_rules! store_cases {
             receiving::a_failed_command_runs_again,
             receiving::a_cancelled_command_runs_once,
             receiving::an_answer_comes_back_byte_for_byte,
+            reading::events_are_found_by_every_filter,
+            reading::pages_have_no_gaps_and_no_doubles,
+            reading::a_page_is_bounded,
+            reading::payloads_are_read_if_they_are_asked_for,
+            reading::an_event_stands_behind_the_first_unsent_one,
+            reading::an_event_says_who_may_publish_it,
+            reading::an_event_says_what_it_waits_for,
+            replaying::a_replay_publishes_what_was_sent_in_order,
+            replaying::a_replay_goes_on_where_it_ended,
+            replaying::a_replay_waits_for_its_bus_and_stops_when_told_to,
             auditing::each_change_leaves_one_act,
             auditing::acts_are_read_in_pages,
             auditing::a_change_and_its_act_are_seen_together,

@@ -141,6 +141,7 @@ mod dead_letter_topic;
 mod door;
 mod error;
 mod event;
+mod filter;
 mod immediate;
 mod inbox;
 mod outbox;
@@ -150,6 +151,7 @@ mod projector;
 mod publisher;
 mod record;
 mod registry;
+mod replay;
 mod retry;
 #[cfg(feature = "schema")]
 mod schema;
@@ -157,6 +159,7 @@ mod schema_files;
 mod selector;
 mod spans;
 mod sparing;
+mod standing;
 mod store;
 pub mod telemetry;
 mod tenant;
@@ -167,6 +170,7 @@ mod trace_context;
 mod unit_of_work;
 #[cfg(feature = "validation")]
 mod validation;
+mod why;
 
 /// Without OpenTelemetry no span is active.
 #[cfg(not(feature = "opentelemetry"))]
@@ -208,6 +212,7 @@ pub use dead_letter::{DeadLetter, DeadLetterObserver};
 pub use dead_letter_topic::DeadLetterTopic;
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
+pub use filter::{Filter, PAGE_MAX, Page};
 pub use immediate::ImmediateSettings;
 pub use inbox::{CONSUMER_CHARS_MAX, Inbox, MESSAGE_ID_CHARS_MAX};
 pub use outbox::Outbox;
@@ -217,18 +222,23 @@ pub use projector::{Batch, Progress, Projector, ProjectorSettings};
 pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
 pub use registry::{Decoded, Encoded, EventRegistry, EventType, SchemaValidator};
+pub use replay::{
+    ReplayEnd, ReplayProgress, ReplaySettings, Replayable, Replayed, replay, replayable,
+};
 pub use retry::RetrySettings;
 pub use schema_files::SchemaFiles;
 pub use selector::{Pattern, Selector};
+pub use standing::Standing;
 pub use store::{
-    Appended, Birth, Caution, Claim, Claimed, Fence, Filter, FirstRun, HeldKey, Inspection,
-    Isolation, Lease, LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store,
-    TenantBacklog, TenantStatus, TransactionalStore, Verdict,
+    Appended, Birth, Caution, Claim, Claimed, Fence, FirstRun, HeldKey, Inspection, Isolation,
+    Lease, LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
+    TenantStatus, TransactionalStore, Verdict,
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;
 pub use topic::{Topic, TopicRule, TopicTemplate};
 pub use unit_of_work::UnitOfWork;
+pub use why::{About, Because, Why, why};
 
 /// The README, so that its code is tested.
 #[cfg(all(doctest, feature = "sqlite"))]

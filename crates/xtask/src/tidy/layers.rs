@@ -17,12 +17,14 @@ const WORDS: &[&str] = &[
     "door",
     "error",
     "event",
+    "filter",
     "pause",
     "pending",
     "record",
     "registry",
     "schema",
     "selector",
+    "standing",
     "tenant",
     "timestamp",
     "topic",
@@ -39,6 +41,7 @@ const PARTS: &[&str] = &[
     "inbox",
     "outbox",
     "projector",
+    "replay",
     "retry",
     "schema_files",
     "spans",
@@ -46,6 +49,7 @@ const PARTS: &[&str] = &[
     "telemetry",
     "testing",
     "unit_of_work",
+    "why",
 ];
 /// Every file or folder in these is an adapter and knows no other one.
 pub(super) const ADAPTERS: &[&str] = &["publishers", "stores"];

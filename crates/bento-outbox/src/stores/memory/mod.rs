@@ -3,6 +3,7 @@
 mod act;
 mod claims;
 mod once;
+mod search;
 mod transaction;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,10 +20,12 @@ pub use self::transaction::{MemoryConnection, MemoryTransaction};
 use self::once::{Key, OnceRows};
 use crate::act::{Act, Audited};
 use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
+use crate::filter::{Filter, Page};
 use crate::pause::{Pausable, Pause};
 use crate::record::{OutboxRecord, Status};
+use crate::standing::Standing;
 use crate::store::{
-    Claim, Claimed, Fence, Filter, HeldKey, Lease, PARTITIONS, Relay, Settle, Store, TenantBacklog,
+    Claim, Claimed, Fence, HeldKey, Lease, PARTITIONS, Relay, Settle, Store, TenantBacklog,
     TenantStatus, Verdict,
 };
 use crate::timestamp::Timestamp;
@@ -343,19 +346,12 @@ impl Store for MemoryStore {
         Ok(held)
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &Filter,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<OutboxRecord>> {
-        let rows = self.rows();
-        let dead = rows
-            .records
-            .iter()
-            .filter(|record| record.delivery.status == Status::Err);
-        let matching = dead.filter(|record| record.seq > after && filter.matches(record));
-        Ok(matching.take(limit as usize).cloned().collect())
+    async fn events(&self, filter: &Filter, page: &Page) -> Result<Vec<OutboxRecord>> {
+        Ok(search::events(&self.rows(), filter, page))
+    }
+
+    async fn standing(&self, id: Uuid, dead_letters_block: bool) -> Result<Option<Standing>> {
+        Ok(search::standing(&self.rows(), id, dead_letters_block))
     }
 
     async fn retry(&self, ids: &[Uuid], by: &str) -> Result<u64> {

@@ -10,6 +10,7 @@ mod operate;
 mod reach;
 mod receive;
 mod rows;
+mod search;
 mod transaction;
 
 use std::slice;
@@ -37,11 +38,13 @@ use super::sql::{error, to_its_end};
 use crate::act::{Act, Audited};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::filter::{Filter, Page};
 use crate::pause::{Pausable, Pause};
 use crate::record::OutboxRecord;
+use crate::standing::Standing;
 use crate::store::{
-    Appended, Birth, Claim, Claimed, Fence, Filter, FirstRun, HeldKey, Inspection, Isolation,
-    Lease, Relay, Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
+    Appended, Birth, Claim, Claimed, Fence, FirstRun, HeldKey, Inspection, Isolation, Lease, Relay,
+    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -248,13 +251,12 @@ impl Store for MySqlStore {
         operate::held_keys(self, limit).await
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &Filter,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<OutboxRecord>> {
-        operate::dead_letters(self, filter, after, limit).await
+    async fn events(&self, filter: &Filter, page: &Page) -> Result<Vec<OutboxRecord>> {
+        search::events(self, filter, page).await
+    }
+
+    async fn standing(&self, id: Uuid, dead_letters_block: bool) -> Result<Option<Standing>> {
+        search::standing(self, id, dead_letters_block).await
     }
 
     async fn retry(&self, ids: &[Uuid], by: &str) -> Result<u64> {
