@@ -20,6 +20,7 @@ use uuid::Uuid;
 pub mod auditing;
 pub mod births;
 pub mod carrying;
+pub mod commanding;
 pub mod leasing;
 pub mod operating;
 pub mod pausing;
@@ -124,13 +125,6 @@ macro_rules! store_cases {
             receiving::what_a_message_raises_says_so,
             receiving::only_what_is_old_is_forgotten,
             receiving::a_relay_forgets_what_is_old,
-            receiving::a_command_runs_once_and_answers_the_same,
-            receiving::a_key_of_another_request_is_refused,
-            receiving::each_tenant_has_its_own_commands,
-            receiving::a_second_call_waits_for_the_first,
-            receiving::a_failed_command_runs_again,
-            receiving::a_cancelled_command_runs_once,
-            receiving::an_answer_comes_back_byte_for_byte,
             reading::events_are_found_by_every_filter,
             reading::pages_have_no_gaps_and_no_doubles,
             reading::a_page_is_bounded,
@@ -152,6 +146,13 @@ macro_rules! store_cases {
             pausing::what_is_paused_is_told_everywhere,
             pausing::what_was_put_aside_is_due_when_its_destination_goes_on,
             pausing::a_paused_destination_is_left_alone_and_others_go_on,
+            commanding::a_command_runs_once_and_answers_the_same,
+            commanding::a_key_of_another_request_is_refused,
+            commanding::each_tenant_has_its_own_commands,
+            commanding::a_second_call_waits_for_the_first,
+            commanding::a_failed_command_runs_again,
+            commanding::a_cancelled_command_runs_once,
+            commanding::an_answer_comes_back_byte_for_byte,
             carrying::every_event_is_carried_once_in_order,
             carrying::a_refused_event_delays_only_its_own_key,
             carrying::an_event_ends_as_a_dead_letter_after_its_attempts,

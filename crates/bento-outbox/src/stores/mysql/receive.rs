@@ -22,13 +22,19 @@ pub(super) async fn receive(
     tenant: &Tenant,
     message_id: &str,
 ) -> Result<bool> {
-    let received = sqlx::query(AssertSqlSafe(format!(
-        "insert into {} (consumer, tenant_id, message_id) values (?, ?, ?)",
-        store.helper("inbox")
+    let hex = |name: &str| {
+        name.bytes()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    // In one packet: sqlx 0.9.0 loses its place in a connection where it was dropped while it prepared
+    // a statement, and this unit of work is still to be rolled back on it.
+    let received = sqlx::raw_sql(AssertSqlSafe(format!(
+        "insert into {} (consumer, tenant_id, message_id) values (_utf8mb4 x'{}', '{tenant}', _utf8mb4 x'{}')",
+        store.helper("inbox"),
+        hex(consumer),
+        hex(message_id),
     )))
-    .bind(consumer)
-    .bind(tenant.as_str())
-    .bind(message_id)
     .execute(connection)
     .await;
     match received {
