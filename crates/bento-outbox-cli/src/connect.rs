@@ -213,7 +213,7 @@ pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc
         #[cfg(not(feature = "http"))]
         "http" | "https" => Err(refuse("needs a program built with `--features http`")),
         other => Err(refuse(&format!(
-            "begins with {other:?}, which is none of stdout, file, null, nats, kafka, amqp, redis, http"
+            "begins with {other:?}, which is none of stdout, file, null, nats, tls, kafka, kafkas, amqp, amqps, redis, rediss, http, https"
         ))),
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::time::Duration;
 
 use bento_outbox::Timestamp;
-use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::failure::{Failure, Result};
@@ -146,13 +146,23 @@ impl Paint {
     }
 }
 
-/// A table for a person: a line under the header, none between rows.
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: u16 = 80;
+
+/// A table for a person: a line under the header, none between rows. The first column is what a row is
+/// of, to be copied into the next command, so it stays in one piece.
 pub(crate) fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
     let mut table = Table::new();
     table
         .load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')))
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
+    if table.width() == Some(0) {
+        table.set_width(COLUMNS);
+    }
+    if let Some(first) = table.column_mut(0) {
+        first.set_constraint(ColumnConstraint::ContentWidth);
+    }
     table
 }
 

@@ -31,6 +31,7 @@ mod reach;
 mod rights;
 mod routes;
 mod servers;
+mod stopping;
 mod store;
 mod table;
 mod tls;

@@ -10,6 +10,7 @@ mod publishing;
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ struct Shared {
     /// Held by who carries: its records are nobody else's until they are settled, and the caller of
     /// a dropped [`Projector::run_once`] may call it again meanwhile.
     one_at_a_time: tokio::sync::Mutex<()>,
+    /// Whether somebody asked it to stop: what was claimed and is not with the bus yet is left to others.
+    stopping: AtomicBool,
 }
 
 /// How a [`Projector`] works.
@@ -168,6 +171,7 @@ impl Projector {
                 notices: Notices::default(),
                 pauses: Mutex::default(),
                 one_at_a_time: tokio::sync::Mutex::default(),
+                stopping: AtomicBool::new(false),
             }),
         }
     }
@@ -192,8 +196,8 @@ impl Projector {
         finished(round.await)
     }
 
-    /// Carries events until `shutdown` ends; then finishes what is in flight, gives its leases back
-    /// and returns. One batch is claimed while the last one is published and the one before is
+    /// Carries events until `shutdown` ends; then waits for what is with the bus, leaves the rest of the
+    /// batch to others, gives its leases back and returns. One batch is claimed while the last one is published and the one before is
     /// settled.
     ///
     /// While the bus or the database is away it keeps trying, with a growing pause.
@@ -212,10 +216,12 @@ impl Projector {
         let result = tokio::select! {
             result = &mut carrying => result,
             () = pin!(shutdown) => {
+                self.shared.stopping.store(true, Ordering::Relaxed);
                 stop.send_replace(true);
                 carrying.await
             }
         };
+        self.shared.stopping.store(false, Ordering::Relaxed);
         self.shared.notices.say_what_is_left();
         if let Err(error) = self.release().await {
             tracing::debug!(error = error.report(), "the leases run out by themselves");

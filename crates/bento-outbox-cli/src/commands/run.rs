@@ -146,15 +146,20 @@ async fn always(
     let projector = observers.projector(settings, store.clone(), bus.clone());
     let carrying = async {
         // A bus that takes no events is told of by the projector. Without an event, a check tells.
-        let first = projector.run_once().await;
-        let is_idle = first.is_ok_and(|batch| batch.claimed == 0);
+        let is_idle = tokio::select! {
+            first = projector.run_once() => first.is_ok_and(|batch| batch.claimed == 0),
+            () = stop.requested() => false,
+        };
         tokio::select! {
             () = look_at(&bus, is_idle) => {}
             () = stop.requested() => {}
         }
         let end = async {
             tokio::select! {
-                () = stop.requested() => {}
+                () = stop.requested() => {
+                    let in_flight = bus.in_flight.load(Ordering::Relaxed);
+                    tracing::info!(in_flight, "stopping; a second signal ends it at once");
+                }
                 Ok(_) = is_lost.wait_for(Option::is_some) => {}
             }
         };

@@ -171,8 +171,17 @@ impl Ran {
     }
 }
 
-/// A relay in the background.
-pub(crate) struct Relay(Child);
+/// A relay in the background, killed if nobody tells it to end.
+pub(crate) struct Relay(Option<Child>);
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
 
 impl Relay {
     pub(crate) fn start(place: &Place, arguments: &[&str]) -> Self {
@@ -185,26 +194,25 @@ impl Relay {
         variables: &[(&str, &str)],
     ) -> Self {
         let mut command = place.command(arguments);
-        Self(
-            command
-                .envs(variables.iter().copied())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap(),
-        )
+        command
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self(Some(command.spawn().unwrap()))
     }
 
     /// One whose log is read while it runs.
     pub(crate) fn logging(place: &Place, arguments: &[&str], log: &Path) -> Self {
         let mut command = place.command(arguments);
-        Self(command.stderr(File::create(log).unwrap()).spawn().unwrap())
+        command.stderr(File::create(log).unwrap());
+        Self(Some(command.spawn().unwrap()))
     }
 
     /// Gives it a signal and waits for its end.
-    pub(crate) fn told(self, name: &str) -> Ran {
-        signal(&self.0, name);
-        Ran::of(self.0.wait_with_output().unwrap())
+    pub(crate) fn told(mut self, name: &str) -> Ran {
+        let relay = self.0.take().unwrap();
+        signal(&relay, name);
+        Ran::of(relay.wait_with_output().unwrap())
     }
 }
 

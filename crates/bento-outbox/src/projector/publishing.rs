@@ -1,6 +1,7 @@
 //! One batch: how it is claimed, what of it is published, and what is written about it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -209,6 +210,9 @@ impl Projector {
             leases,
         };
         for mut record in records {
+            if self.shared.stopping.load(Ordering::Relaxed) {
+                break;
+            }
             if held.holds(&record) {
                 continue;
             }
@@ -259,7 +263,8 @@ impl Projector {
                 wave.retain(|record| !held.holds(record));
             }
             // By its own clock, before the lease can have passed to another relay by the database's.
-            if Instant::now() >= self.holding().deadline {
+            let is_over = Instant::now() >= self.holding().deadline;
+            if is_over || self.shared.stopping.load(Ordering::Relaxed) {
                 published.is_cut_short = true;
                 break;
             }

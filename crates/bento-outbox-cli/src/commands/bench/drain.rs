@@ -57,7 +57,7 @@ pub(super) async fn measure<S: Ground>(site: &Site<S>, cursor: &Cursor<S>) -> Re
         }
     }
     // The goals are for a bus that costs nothing, and for a bus as such.
-    let to_null = site.bus_is_null.then_some("≥ 0.45, ledger ≥ 0.80");
+    let to_null = site.bus_is_null.then_some("≥ 0.45");
     deleting.compare(&read, to_null);
     keeping.compare(&read, None);
     if site.bus_is_null {

@@ -1,6 +1,7 @@
 //! `doctor`: what is wrong, and what to do about it.
 
 mod finding;
+mod retrying;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -201,6 +202,7 @@ async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mu
             advice,
         );
     }
+    retrying::check(store, findings).await;
     check_pauses(store, findings).await;
     match held::held(settings, store.as_ref(), KEYS_NAMED_MAX).await {
         Ok(held) => {
