@@ -147,7 +147,7 @@ impl Paint {
 }
 
 /// Columns of a terminal that does not say how many it has.
-const COLUMNS: u16 = 80;
+const WIDTH: u16 = 80;
 
 /// A table for a person: a line under the header, none between rows. The first column is what a row is
 /// of, to be copied into the next command, so it stays in one piece.
@@ -158,7 +158,7 @@ pub(crate) fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
     if table.width() == Some(0) {
-        table.set_width(COLUMNS);
+        table.set_width(WIDTH);
     }
     if let Some(first) = table.column_mut(0) {
         first.set_constraint(ColumnConstraint::ContentWidth);

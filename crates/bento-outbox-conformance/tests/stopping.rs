@@ -34,11 +34,11 @@ impl Publisher for Slow {
 async fn what_is_not_with_the_bus_yet_is_left_to_others() {
     let store = MemoryStore::default();
     Outbox::new(store.clone())
-        .run(async |_| {
+        .run(async |_| -> bento_outbox::Result<()> {
             for number in 0..12 {
                 let json = serde_json::value::to_raw_value(&number).unwrap();
                 let mut event = Event::new("order.moved", Payload::Json(json));
-                event.aggregate = Aggregate::of("order", "7");
+                event.aggregate = Aggregate::new("order", "7");
                 raise(event)?;
             }
             Ok(())
