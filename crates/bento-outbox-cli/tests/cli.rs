@@ -6,6 +6,7 @@
 )]
 
 mod admin;
+mod api;
 mod bench;
 mod checkup;
 mod dead;
@@ -13,6 +14,7 @@ mod place;
 mod relays;
 mod routes;
 mod schemas;
+mod screen;
 mod trouble;
 
 use std::collections::HashSet;
