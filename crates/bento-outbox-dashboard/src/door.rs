@@ -18,7 +18,9 @@ pub(crate) async fn check(State(admin): State<Admin>, request: Request, next: Ne
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let refusal = match &admin.token {
         Some(token) => {
-            match text(header::AUTHORIZATION).and_then(|given| given.strip_prefix("Bearer ")) {
+            let given = text(header::AUTHORIZATION).and_then(|given| given.split_once(' '));
+            let bearer = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+            match bearer.map(|(_, token)| token) {
                 Some(given) if bool::from(given.as_bytes().ct_eq(token.as_bytes())) => None,
                 Some(_) => Some((
                     StatusCode::UNAUTHORIZED,

@@ -74,6 +74,7 @@ pub fn router(admin: Admin) -> Router {
         asked_for = asked_for.route(path, methods);
     }
     let mut all = asked_for
+        .method_not_allowed_fallback(problem::not_allowed) // what there is is told behind the door as well
         .route_layer(from_fn_with_state(Turns::default(), bounds::keep))
         .route_layer(from_fn_with_state(desk.admin.clone(), door::same_origin))
         .route_layer(from_fn_with_state(desk.admin.clone(), door::check));

@@ -91,18 +91,20 @@ const statusMark = (row) => row.status === "ERR" ? mark("ERR", "bad") : row.stat
 // columns: [title, cell of a row, class]
 function table(name, columns, rows, more = {}) {
   const cell = (column, row, at) => {
-    const made = el(at === 0 && more.rowHeader ? "th" : "td", { class: column[2], scope: at === 0 && more.rowHeader ? "row" : null });
-    const value = column[1](row);
-    made.append(...[].concat(value).map((part) => part instanceof Node ? part : String(part)));
-    return made;
+    const heads = at === 0 && more.rowHeader;
+    const title = typeof column[0] === "string" ? column[0] : null;
+    // In one piece, so that beside its title on a narrow screen it stays one.
+    return el(heads ? "th" : "td", { class: column[2], scope: heads ? "row" : null, role: heads ? "rowheader" : "cell", "data-title": title },
+      ...[[].concat(column[1](row))].map((parts) => parts.length === 1 && parts[0] === "" ? null : el("span", {}, ...parts)));
   };
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name },
-    el("table", {},
-      el("thead", {}, el("tr", {}, ...columns.map(([title, , kind]) => el("th", { scope: "col", class: kind }, ...[].concat(title))))),
-      el("tbody", {}, ...rows.map((row) => el("tr", { class: more.rowClass?.(row) }, ...columns.map((column, at) => cell(column, row, at)))))));
+    // The roles are those of the elements, which lose them where a narrow screen makes cards of them.
+    el("table", { role: "table" },
+      el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, ...columns.map(([title, , kind]) => el("th", { scope: "col", role: "columnheader", class: kind }, ...[].concat(title))))),
+      el("tbody", { role: "rowgroup" }, ...rows.map((row) => el("tr", { role: "row", class: more.rowClass?.(row) }, ...columns.map((column, at) => cell(column, row, at)))))));
 }
 
-const empty = (text) => el("p", { class: "empty" }, text);
+const empty = (text) => el("p", { class: "empty" }, ...code(text));
 
 const shown = new Map();
 // Puts something in a place, unless the same is there already; whoever is at a button stays at it.
@@ -248,8 +250,8 @@ async function openEvent(id, withPayload = false) {
     actions.push(button("Publish again…", "replay", () => after(() => startReplay({ ids: [id] }, ""))));
   }
   body.replaceChildren(
-    el("h2", { id: "detail-title" }, row.type, " ", statusMark(row)),
-    el("p", { class: "why" }, `${sentence(why.explanation)}\n${sentence(why.advice)}`),
+    el("h2", { id: "detail-title", tabindex: "-1" }, row.type, " ", statusMark(row)),
+    el("p", { class: "why" }, ...code(sentence(why.explanation)), "\n", ...code(sentence(why.advice))),
     ...(why.behind ? [el("p", {}, button(`Open the event before it, ${why.behind.id}`, "behind",
       (event) => doing(event.target, () => openEvent(why.behind.id)), "link"))] : []),
     el("dl", { class: "columns" }, ...columns.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, cellText(value))])),
@@ -257,10 +259,12 @@ async function openEvent(id, withPayload = false) {
     el("div", { class: "actions" }, ...actions, el("span", { class: "gap" }),
       button("Close", "close", () => $("detail").close(), "quiet")));
   if (!$("detail").open) $("detail").showModal();
-  $("detail").scrollTop = 0;
+  if (withPayload) body.querySelector("pre").focus(); else { $("detail-title").focus(); $("detail").scrollTop = 0; }
 }
 
 const sentence = (text) => text ? text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".") : "";
+// What stands between backticks is a command.
+const code = (text) => text.split("`").map((part, at) => at % 2 ? el("code", {}, part) : part);
 const cellText = (value) => value == null ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value);
 const idButton = (row) => button(row.id, `id-${row.id}`, (event) => doing(event.target, () => openEvent(row.id)), "link mono");
 
@@ -298,7 +302,7 @@ async function overview() {
   show("tenants", [status, [...pauses]], () => tenantTable(status.tenants, pauses, status.total));
   show("destinations", destinations, () => destinationTable(destinations.destinations));
   show("relays", relays, () => relays.relays.length === 0
-    ? empty("No relay is alive on this database. Events are written and nobody carries them: start one with bento-outbox run.")
+    ? empty("No relay is alive on this database. Events are written and nobody carries them: start one with `bento-outbox run`.")
     : table("Relays", [
       ["Relay", (relay) => el("span", { class: "mono" }, relay.id)],
       ["Carries", (relay) => relay.tenants === "*" ? "all tenants" : relay.tenants.split(",").join(", "), "text"],
@@ -311,7 +315,7 @@ async function overview() {
       ["Tenant", (key) => key.tenant_id],
       ["Aggregate", (key) => aggregate(key), "text"],
       ["Waiting", (key) => count(key.waiting, "event"), "number"],
-      ["because", (key) => [mark(key.because, key.because === "dead" ? "bad" : "warn")]],
+      ["Because", (key) => [mark(key.because, key.because === "dead" ? "bad" : "warn")]],
       ["Until", (key) => moment(key.until)],
       ["Behind event", idButton],
     ], held.held), held.held_more ? empty("And more.") : ""]);

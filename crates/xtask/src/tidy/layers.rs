@@ -32,6 +32,8 @@ const PARTS: &[&str] = &[
     "alert",
     "bus",
     "dead_letter_topic",
+    "decision",
+    "held",
     "immediate",
     "inbox",
     "outbox",
