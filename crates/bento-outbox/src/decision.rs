@@ -28,6 +28,7 @@ pub struct DeadLetters<'a> {
     filter: Filter,
     after: Option<i64>,
     up_to: Option<i64>,
+    payload: bool,
 }
 
 impl<'a> DeadLetters<'a> {
@@ -41,7 +42,14 @@ impl<'a> DeadLetters<'a> {
             },
             after: None,
             up_to: None,
+            payload: false,
         }
+    }
+
+    /// Whether the letters that are read have their payloads; otherwise they are empty.
+    #[must_use]
+    pub fn with_payloads(self, payload: bool) -> Self {
+        Self { payload, ..self }
     }
 
     /// Only those after that `seq`.
@@ -56,8 +64,7 @@ impl<'a> DeadLetters<'a> {
         Self { up_to: seq, ..self }
     }
 
-    /// The next page, of so many letters and never more than [`PAGE_MAX`], without their payloads;
-    /// empty at the end.
+    /// The next page, of so many letters and never more than [`PAGE_MAX`]; empty at the end.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -65,6 +72,7 @@ impl<'a> DeadLetters<'a> {
         let page = Page {
             after: self.after,
             limit: limit.min(PAGE_MAX),
+            payload: self.payload,
             ..Page::default()
         };
         let is_past = |after| self.up_to.is_some_and(|last| after >= last);
@@ -143,8 +151,102 @@ impl Decided {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+
     use super::*;
     use crate::event::{Event, Payload};
-    use crate::outbox::Outbox;
+    use crate::projector::{Projector, ProjectorSettings};
+    use crate::publisher::Publisher;
+    use crate::record::{Outcome, Rejection, RejectionClass};
+    use crate::store::TransactionalStore as _;
     use crate::stores::MemoryStore;
+    use crate::tenant::Tenant;
+
+    /// Takes nothing, ever.
+    struct Refusing;
+
+    #[async_trait]
+    impl Publisher for Refusing {
+        async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
+            let refused = |_| Outcome::rejected(RejectionClass::Permanent, "never");
+            batch.iter().map(refused).collect()
+        }
+
+        async fn check(&self) -> Result<(), Rejection> {
+            Ok(())
+        }
+    }
+
+    async fn carry_all(store: &MemoryStore) {
+        let settings = ProjectorSettings {
+            batch_size: 10_000,
+            ..ProjectorSettings::default()
+        };
+        let projector = Projector::new(Arc::new(store.clone()), Arc::new(Refusing), settings);
+        projector.run_once().await.unwrap();
+    }
+
+    /// A store with so many dead letters.
+    async fn dead(letters: usize) -> MemoryStore {
+        let store = MemoryStore::default();
+        let event = || Event::new("order.placed", Payload::json("1").unwrap());
+        let events: Vec<Event> = (0..letters).map(|_| event()).collect();
+        let mut transaction = store.begin(None).await.unwrap();
+        let connection = MemoryStore::connection(&mut transaction);
+        let tenant = Tenant::default();
+        let appended = store.append(connection, &tenant, &events, None).await;
+        store.commit(transaction, &appended.unwrap()).await.unwrap();
+        carry_all(&store).await;
+        store
+    }
+
+    #[tokio::test]
+    async fn all_that_match_are_decided_about_page_by_page() {
+        let store = dead(1_200).await;
+        let filter = Filter::default();
+        let mut letters = DeadLetters::of(&store, &filter);
+        let mut pages = Vec::new();
+        while let Some(page) = letters.decide(Decision::Discard, 800, "a test").await.unwrap() {
+            assert_eq!(page.changed, page.letters);
+            pages.push(page.letters);
+        }
+        assert_eq!(pages, [500, 500, 200]);
+        assert!(store.records().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_letter_that_dies_again_is_not_met_twice() {
+        let store = dead(600).await;
+        let filter = Filter::default();
+        let mut letters = DeadLetters::of(&store, &filter);
+        let mut met = 0;
+        while let Some(page) = letters.decide(Decision::Retry, 500, "a test").await.unwrap() {
+            met += page.letters;
+            carry_all(&store).await;
+        }
+        assert_eq!(met, 600);
+        let mut again = DeadLetters::of(&store, &filter);
+        assert_eq!(again.look(1_000).await.unwrap().map(|page| page.letters), Some(600));
+        assert_eq!(again.look(1_000).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_out_of_bounds_is_left_alone() {
+        let store = dead(10).await;
+        let seqs: Vec<i64> = store.records().iter().map(|record| record.seq).collect();
+        let filter = Filter::default();
+        let bounded = || {
+            DeadLetters::of(&store, &filter)
+                .after(Some(seqs[1]))
+                .up_to(Some(seqs[4]))
+        };
+        let mut letters = bounded();
+        let page = letters.decide(Decision::Discard, 100, "a test").await.unwrap();
+        assert_eq!(page, Some(Decided { letters: 3, changed: 3, last: seqs[4] }));
+        assert_eq!(letters.decide(Decision::Discard, 100, "a test").await.unwrap(), None);
+        assert_eq!(bounded().look(100).await.unwrap(), None, "they are gone");
+        assert_eq!(store.records().len(), 7);
+    }
 }
