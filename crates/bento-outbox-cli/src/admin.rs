@@ -9,6 +9,7 @@ use bento_outbox_dashboard::{Admin, router};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::failure::{Failure, Result};
 use crate::settings::{Bus, Settings};
@@ -18,6 +19,9 @@ const BUCKETS: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0,
     3_600.0,
 ];
+
+/// How long counting what waits may hold up the start.
+const COUNT_MAX: Duration = Duration::from_secs(5);
 
 /// How often the recorder sorts what it has collected.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -59,6 +63,11 @@ impl Server {
             }
         };
         let recorder = recorder()?;
+        // The first question is answered rightly too.
+        if let Ok(Ok(backlog)) = timeout(COUNT_MAX, store.backlog()).await {
+            telemetry::database_up(true);
+            telemetry::backlog(&backlog);
+        }
         let rendered = recorder.clone();
         let admin = Admin {
             store,

@@ -18,7 +18,9 @@ mod held;
 mod logging;
 mod settings;
 mod stop;
+mod systemd;
 mod terminal;
+mod traces;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +31,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
 use crate::commands::{
-    append, bench, completions, config, dead, doctor, migrate, run, schema, status,
+    append, bench, completions, config, dead, doctor, health, migrate, reference, run, schema,
+    status,
 };
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
@@ -71,10 +74,12 @@ enum Command {
     Status(status::Status),
     Dead(dead::Dead),
     Doctor(doctor::Doctor),
+    Health(health::Health),
     Bench(bench::Bench),
     Schema(schema::Schema),
     Config(config::Config),
     Completions(completions::Completions),
+    Reference(reference::Reference),
 }
 
 fn main() -> ExitCode {
@@ -107,10 +112,12 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Status(command) => finish(command.run(settings()?)),
         Command::Dead(command) => finish(command.run(settings()?)),
         Command::Doctor(command) => finish(command.run(settings()?)),
+        Command::Health(command) => finish(command.run(settings()?)),
         Command::Bench(command) => finish(command.run(settings()?)),
         Command::Schema(command) => command.run(),
         Command::Config(command) => command.run(&settings()?),
         Command::Completions(command) => command.run(&mut Cli::command()),
+        Command::Reference(command) => command.run(&Cli::command()),
     }
 }
 

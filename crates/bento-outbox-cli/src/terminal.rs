@@ -56,12 +56,15 @@ pub(crate) fn agreed(question: &str) -> bool {
 pub(crate) fn visible(text: &str) -> String {
     text.chars()
         .map(|c| match c {
-            c if c.is_control() => ' ',
-            // They reorder what is shown.
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => ' ',
+            c if c.is_control() || reorders(c) => ' ',
             c => c,
         })
         .collect()
+}
+
+/// Whether a character reorders what is shown.
+pub(crate) fn reorders(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Says something to the person at standard error, if there still is one.

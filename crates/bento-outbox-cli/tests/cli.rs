@@ -15,6 +15,7 @@ mod relays;
 mod routes;
 mod schemas;
 mod screen;
+mod telemetry;
 mod trouble;
 
 use std::collections::HashSet;
@@ -475,7 +476,7 @@ fn the_relay_waits_for_its_bus_and_stops_when_told_to() {
         1,
         "{ran:?}"
     );
-    assert_eq!(ran.stderr.matches("answer again").count(), 1, "{ran:?}");
+    assert_eq!(ran.stderr.matches("events again").count(), 1, "{ran:?}");
     assert_eq!(place.status()["total"]["sent"], 2);
 }
 

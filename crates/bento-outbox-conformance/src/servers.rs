@@ -15,6 +15,7 @@ mod bucket;
 pub mod kafka;
 pub mod mariadb;
 pub mod nats;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod rabbitmq;
 pub mod receiver;
@@ -36,6 +37,7 @@ use uuid::Uuid;
 pub use kafka::{KafkaServer, shared_kafka};
 pub use mariadb::{MariaDbDatabase, MariaDbServer, shared_mariadb};
 pub use nats::{NatsServer, shared_nats};
+pub use pgbouncer::{PgBouncerServer, shared_pgbouncer};
 pub use postgres::{Database, PostgresServer, shared_postgres};
 pub use rabbitmq::{RabbitMqServer, shared_rabbitmq};
 pub use receiver::ReceiverServer;
@@ -430,19 +432,24 @@ pub fn find_program(program: &str, folders: &[PathBuf], package: &str) -> PathBu
 /// If it is not installed.
 #[must_use]
 pub fn find_in_wheel(file: &str) -> PathBuf {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")));
-    let path = cache
-        .unwrap_or_default()
-        .join("bento-outbox/servers")
-        .join(file);
+    let path = in_cache(file);
     assert!(
         path.is_file(),
         "this test needs {}: run `cargo x test`, which installs it",
         path.display()
     );
     path
+}
+
+/// Where `cargo x test` puts something that no package of the system has.
+fn in_cache(name: &str) -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")));
+    cache
+        .unwrap_or_default()
+        .join("bento-outbox/servers")
+        .join(name)
 }
 
 /// Looks until `condition` holds, or for at most `limit`; says whether it holds.

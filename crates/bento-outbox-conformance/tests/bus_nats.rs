@@ -318,7 +318,7 @@ async fn a_subject_without_permission_is_said_at_once() {
     let Outcome::Rejected(rejection) = &outcomes[1] else {
         panic!("{outcomes:?}");
     };
-    assert_eq!(rejection.class, RejectionClass::Config);
+    assert_eq!(rejection.class, RejectionClass::Blocked);
     assert!(rejection.reason.contains("permission"), "{rejection}");
     assert_eq!(bus.publish(&[record("may.c")]).await, [Outcome::Acked]);
 }

@@ -25,6 +25,7 @@ mod model;
 mod mutants_store;
 mod mysql;
 mod reach;
+mod rights;
 mod routes;
 mod servers;
 mod store;

@@ -8,7 +8,7 @@ use std::future::Future;
 use tokio::task::futures::TaskLocalFuture;
 
 use crate::error::Result;
-use crate::event::Headers;
+use crate::event::{Event, Headers};
 use crate::record::OutboxRecord;
 use crate::trace_context::{self, TraceContext};
 
@@ -76,7 +76,8 @@ impl Cause {
         CAUSE.try_with(Clone::clone).ok()
     }
 
-    fn trace_context(&self) -> Option<TraceContext> {
+    /// The trace that the message is part of.
+    pub(crate) fn trace_context(&self) -> Option<TraceContext> {
         Some(TraceContext {
             traceparent: self
                 .traceparent
@@ -114,6 +115,21 @@ pub(crate) fn tell(headers: &mut Headers, remembered: Option<&Cause>) -> Result<
     Ok(())
 }
 
+/// Gives events that are of no trace yet that of the span in which they are committed.
+pub(crate) fn tell_of_span(events: &mut [Event], span: &tracing::Span) {
+    let Some(trace) = trace_context::of(span) else {
+        return;
+    };
+    for event in events {
+        if event.headers.get(Headers::TRACEPARENT).is_none() {
+            // Where there is no room for one more header, the event goes without.
+            let _ = event
+                .headers
+                .insert(Headers::TRACEPARENT, trace.traceparent.as_str());
+        }
+    }
+}
+
 fn insert_unless_there(headers: &mut Headers, name: &str, value: &str) -> Result<()> {
     if headers.get(name).is_none() {
         headers.insert(name, value)?;
@@ -144,7 +160,7 @@ fn is_traceparent(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Payload};
+    use crate::event::Payload;
     use crate::pending::{InUnitOfWork as _, Scope, raise};
     use crate::tenant::Tenant;
     use crate::timestamp::Timestamp;

@@ -12,6 +12,7 @@ use crate::event::Headers;
 use crate::publisher::Publisher;
 use crate::record::{OutboxRecord, Outcome, Rejection, RejectionClass};
 use crate::retry::{self, RetrySettings};
+use crate::sparing::Sparing;
 use crate::timestamp::Timestamp;
 use crate::topic::Topic;
 
@@ -215,12 +216,17 @@ async fn publish_some(
     again
 }
 
+/// One line speaks for many: where one copy is refused, all may be.
+static LOST: Sparing = Sparing::new();
+
 fn lost(record: &OutboxRecord, reason: &str) {
+    let Some(copies) = LOST.speak(1) else { return };
     tracing::warn!(
+        copies,
         event = %record.id,
         r#type = record.event_type,
         reason,
-        "no copy of this dead letter was published; it is in the table"
+        "copies of dead letters, the last of which is shown, were not published; the table has them"
     );
 }
 

@@ -15,6 +15,8 @@ use uuid::Uuid;
 use crate::publisher::Publisher;
 use crate::record::{OutboxRecord, Outcome, Rejection, RejectionClass};
 use crate::retry::{self, RetrySettings};
+use crate::spans::BatchSpan;
+use crate::sparing::Sparing;
 use crate::store::{Birth, Fence, Settle, Settlement, Store, Verdict};
 use crate::telemetry::{self, Tally};
 use crate::timestamp::Timestamp;
@@ -211,7 +213,10 @@ impl Shared {
             let mut tries = 0;
             while !wave.is_empty() && Instant::now() < deadline {
                 tries += 1;
-                let mut outcomes = self.publisher.publish(&wave).await.into_iter();
+                let spans = BatchSpan::default().publish(&wave);
+                let outcomes = self.publisher.publish(&wave).await;
+                spans.ended(&outcomes);
+                let mut outcomes = outcomes.into_iter();
                 let mut again = Vec::new();
                 let now = Timestamp::now();
                 for record in wave {
@@ -331,6 +336,7 @@ async fn settle_in_groups(
     mut published: mpsc::UnboundedReceiver<Published>,
 ) {
     let mut group = Vec::new();
+    let unmarked = Sparing::new();
     while published.recv_many(&mut group, GROUP_MAX).await > 0 {
         let settlements: Vec<Settlement> = group
             .iter_mut()
@@ -355,10 +361,15 @@ async fn settle_in_groups(
                     store.give_hint();
                 }
             }
-            Err(error) => tracing::warn!(
-                error = error.report(),
-                "published events could not be marked; a relay will publish them again"
-            ),
+            Err(error) => {
+                if let Some(events) = unmarked.speak(settlements.len() as u64) {
+                    tracing::warn!(
+                        events,
+                        error = error.report(),
+                        "published events could not be marked; a relay will publish them again"
+                    );
+                }
+            }
         }
         group.clear();
     }

@@ -106,7 +106,7 @@
 //! | `redis` | [`publishers`]`::RedisPublisher`, on redis |
 //! | `schema` | JSON Schemas from Rust types, by schemars 1: `EventType::described` |
 //! | `validation` | payloads held to their JSON Schemas at the door: `EventRegistry::enforcing_schemas` |
-//! | `opentelemetry` | the current span's trace context in each event, by tracing-opentelemetry 0.34 |
+//! | `opentelemetry` | the current span's trace context in each event, and spans that go on with it after the commit, by tracing-opentelemetry 0.34 |
 //!
 //! Always there: [`stores::MemoryStore`], and the [`publishers`] for memory, standard output, a file
 //! and nowhere. Your own statements run on sqlx 0.9.
@@ -149,6 +149,8 @@ mod retry;
 mod schema;
 mod schema_files;
 mod selector;
+mod spans;
+mod sparing;
 mod store;
 pub mod telemetry;
 mod tenant;
@@ -170,6 +172,14 @@ mod trace_context {
 
     pub(crate) fn current() -> Option<TraceContext> {
         None
+    }
+
+    pub(crate) fn of(_: &tracing::Span) -> Option<TraceContext> {
+        None
+    }
+
+    pub(crate) fn go_on(_: &tracing::Span, _: &TraceContext) -> bool {
+        false
     }
 }
 
@@ -195,7 +205,7 @@ pub use held::{Held, held};
 pub use immediate::ImmediateSettings;
 pub use outbox::Outbox;
 pub use pending::{InUnitOfWork, raise};
-pub use projector::{Batch, Projector, ProjectorSettings};
+pub use projector::{Batch, Progress, Projector, ProjectorSettings};
 pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
 pub use registry::{Decoded, Encoded, EventRegistry, EventType, SchemaValidator};

@@ -2,7 +2,9 @@
 
 mod away;
 mod holding;
+mod notices;
 mod pipeline;
+mod progress;
 mod publishing;
 
 use std::future::Future;
@@ -13,6 +15,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::holding::Holding;
+use self::notices::Notices;
+pub use self::progress::Progress;
+use self::progress::Pulse;
 use self::publishing::HeldKeys;
 use crate::dead_letter::DeadLetterObserver;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,6 +51,8 @@ struct Shared {
     relay: Relay,
     observers: Vec<Arc<dyn DeadLetterObserver>>,
     holding: Mutex<Holding>,
+    pulse: Pulse,
+    notices: Notices,
     /// Held by who carries: its records are nobody else's until they are settled, and the caller of
     /// a dropped [`Projector::run_once`] may call it again meanwhile.
     one_at_a_time: tokio::sync::Mutex<()>,
@@ -144,6 +151,8 @@ impl Projector {
                 relay,
                 observers,
                 holding,
+                pulse: Pulse::default(),
+                notices: Notices::default(),
                 one_at_a_time: tokio::sync::Mutex::default(),
             }),
         }
@@ -163,6 +172,7 @@ impl Projector {
             let _alone = projector.shared.one_at_a_time.lock().await;
             let batch = projector.round(&mut HeldKeys::default(), false).await?;
             projector.purge_now_and_then().await?;
+            projector.shared.notices.say_what_is_left();
             Ok(batch)
         });
         finished(round.await)
@@ -192,10 +202,16 @@ impl Projector {
                 carrying.await
             }
         };
+        self.shared.notices.say_what_is_left();
         if let Err(error) = self.release().await {
             tracing::debug!(error = error.report(), "the leases run out by themselves");
         }
         finished(result)
+    }
+
+    /// How it gets on: for a watchdog, and for who asks why nothing moves.
+    pub fn progress(&self) -> Progress {
+        self.shared.pulse.progress()
     }
 
     /// Gives the leases back, for other relays to take at once. A later round takes new ones.

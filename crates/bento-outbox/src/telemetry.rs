@@ -83,8 +83,24 @@ metrics! {
         "Whether the database answered last: 1 or 0.";
 }
 
-/// Tells a recorder, installed by now, what every metric means.
+/// The words that the label `class` may be.
+pub const CLASSES: &[&str] = &[
+    "unreachable",
+    "throttled",
+    "message",
+    "permanent",
+    "blocked",
+    "config",
+    "unknown",
+];
+
+/// Tells a recorder, installed by now, what every metric means, and begins the counters that are not of
+/// one tenant at zero: what has never happened is seen, and its first time is an increase.
 pub fn describe() {
+    counter!(FENCED).increment(0);
+    for class in CLASSES {
+        counter!(PUBLISH_ERRORS, "class" => *class).increment(0);
+    }
     for Metric {
         name,
         kind,
@@ -192,7 +208,7 @@ impl Tally {
 }
 
 /// The word for whose fault it was; none for an acknowledgement.
-fn class(outcome: &Outcome) -> Option<&'static str> {
+pub(crate) fn class(outcome: &Outcome) -> Option<&'static str> {
     Some(match outcome {
         Outcome::Acked => return None,
         Outcome::Unknown { .. } => "unknown",
@@ -267,6 +283,26 @@ mod tests {
             "tenant-0",
             "who was first keeps it"
         );
+    }
+
+    #[test]
+    fn every_class_has_its_word() {
+        let classes = [
+            RejectionClass::Unreachable,
+            RejectionClass::Throttled(None),
+            RejectionClass::Message,
+            RejectionClass::Permanent,
+            RejectionClass::Blocked,
+            RejectionClass::Config,
+        ];
+        let refusals = classes.map(|class| Outcome::rejected(class, "no"));
+        let words: Vec<&str> = refusals
+            .iter()
+            .chain([&Outcome::unknown("late")])
+            .filter_map(class)
+            .collect();
+        assert_eq!(words, CLASSES);
+        assert_eq!(class(&Outcome::Acked), None);
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! The trace context of the OpenTelemetry span that is active here.
 
-use opentelemetry::trace::{SpanContext, TraceContextExt as _};
+use std::str::FromStr as _;
+
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+};
+use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// A W3C trace context, as it is written into headers.
@@ -23,6 +28,34 @@ pub(crate) fn current() -> Option<TraceContext> {
         .map(|span| written(&span))
 }
 
+/// That of a span, if `tracing-opentelemetry` knows it.
+pub(crate) fn of(span: &Span) -> Option<TraceContext> {
+    let context = span.context().span().span_context().clone();
+    context.is_valid().then(|| written(&context))
+}
+
+/// Makes a span, which nobody has entered yet, part of the trace that is written there. Whether it is
+/// sampled was decided where that trace began.
+pub(crate) fn go_on(span: &Span, with: &TraceContext) -> bool {
+    let Some(parent) = read(with) else {
+        return false;
+    };
+    let context = opentelemetry::Context::new().with_remote_span_context(parent);
+    span.set_parent(context).is_ok()
+}
+
+/// Of a later version the first four parts are as in this one.
+fn read(context: &TraceContext) -> Option<SpanContext> {
+    let mut parts = context.traceparent.split('-').skip(1);
+    let trace = TraceId::from_hex(parts.next()?).ok()?;
+    let id = SpanId::from_hex(parts.next()?).ok()?;
+    let flags = u8::from_str_radix(parts.next()?, 16).ok()?;
+    let state = context.tracestate.as_deref().unwrap_or_default();
+    let state = TraceState::from_str(state).unwrap_or_default();
+    let context = SpanContext::new(trace, id, TraceFlags::new(flags), true, state);
+    context.is_valid().then_some(context)
+}
+
 /// <https://www.w3.org/TR/trace-context/#traceparent-header>
 fn written(span: &SpanContext) -> TraceContext {
     let (trace, id, flags) = (span.trace_id(), span.span_id(), span.trace_flags());
@@ -34,18 +67,23 @@ fn written(span: &SpanContext) -> TraceContext {
 
 #[cfg(test)]
 mod tests {
-    use std::str::FromStr as _;
+    use std::pin::pin;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
-    use opentelemetry::trace::{
-        Span as _, SpanContext, SpanId, TraceFlags, TraceId, TraceState, Tracer as _,
-        TracerProvider as _,
-    };
-    use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+    use opentelemetry::trace::{Span as _, Tracer as _, TracerProvider as _};
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
     use tracing::Instrument as _;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use crate::causality::{Cause, handling};
+    use crate::error::{Error, ErrorKind};
     use crate::event::{Event, Headers, Payload};
+    use crate::outbox::Outbox;
+    use crate::projector::{Projector, ProjectorSettings};
+    use crate::publishers::MemoryPublisher;
+    use crate::stores::MemoryStore;
     use crate::testing::Unit;
 
     use super::*;
@@ -147,5 +185,126 @@ mod tests {
             .unwrap();
         let expected = format!("00-{}-{}-00", own.trace_id(), own.span_id());
         assert_eq!(headers(&unit), [(Some(expected), None)]);
+    }
+
+    /// Keeps what is exported.
+    #[derive(Clone, Debug, Default)]
+    struct Kept(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanExporter for Kept {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.lock().unwrap().extend(batch);
+            Ok(())
+        }
+    }
+
+    impl Kept {
+        /// All spans of that name, in the order in which they ended.
+        fn named(&self, name: &str) -> Vec<SpanData> {
+            let spans = self.0.lock().unwrap();
+            spans
+                .iter()
+                .filter(|span| span.name == name)
+                .cloned()
+                .collect()
+        }
+
+        fn collect(&self) -> tracing::subscriber::DefaultGuard {
+            let provider = SdkTracerProvider::builder()
+                .with_simple_exporter(self.clone())
+                .build();
+            let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("shop"));
+            tracing::subscriber::set_default(tracing_subscriber::registry().with(layer))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trace_goes_on_from_the_commit_to_the_bus() {
+        let kept = Kept::default();
+        let _guard = kept.collect();
+        let (store, bus) = (MemoryStore::default(), MemoryPublisher::default());
+        let outbox = Outbox::new(store.clone());
+        outbox
+            .run(async |_| raise())
+            .instrument(tracing::info_span!("place an order"))
+            .await
+            .unwrap();
+        outbox.run(async |_| raise()).await.unwrap();
+        let failed = outbox
+            .run(async |_| {
+                raise()?;
+                Err::<(), _>(Error::new(ErrorKind::Conflict, "no"))
+            })
+            .await;
+        assert!(failed.is_err());
+        let projector = Projector::new(
+            Arc::new(store),
+            Arc::new(bus.clone()),
+            ProjectorSettings::default(),
+        );
+        assert_eq!(projector.run_once().await.unwrap().sent, 2);
+        projector.run_once().await.unwrap();
+
+        let commits = kept.named("outbox.commit");
+        assert_eq!(commits.len(), 2, "what was rolled back was not committed");
+        let [batch] = &kept.named("outbox.batch")[..] else {
+            panic!("a round without records is no batch: {kept:?}");
+        };
+        let publications = kept.named("outbox.publish");
+        let order = &kept.named("place an order")[0].span_context;
+        assert_eq!(commits[0].parent_span_id, order.span_id());
+        // Raised in the span, and so caused by it; without one the commit is what it was caused by.
+        let causes = [order, &commits[1].span_context];
+        for (publication, cause) in publications.iter().zip(causes) {
+            assert_eq!(publication.span_context.trace_id(), cause.trace_id());
+            assert_eq!(publication.parent_span_id, cause.span_id());
+            let links: Vec<SpanId> = publication
+                .links
+                .iter()
+                .map(|link| link.span_context.span_id())
+                .collect();
+            assert_eq!(links, [batch.span_context.span_id()]);
+        }
+        assert_eq!(publications.len(), 2);
+        for (record, cause) in bus.take_published().iter().zip(causes) {
+            let headers = record.headers().unwrap();
+            assert_eq!(
+                headers.get(Headers::TRACEPARENT),
+                Some(written(cause).traceparent.as_str()),
+                "the message has what the event has"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn publishing_at_once_is_part_of_the_trace_and_a_commit_that_fails_says_so() {
+        let kept = Kept::default();
+        let _guard = kept.collect();
+        let store = MemoryStore::default();
+        let outbox = Outbox::new(store.clone()).publish_with(MemoryPublisher::default());
+        outbox.run(async |_| raise()).await.unwrap();
+        outbox.flushed().await;
+        let (commit, publication) = (kept.named("outbox.commit"), kept.named("outbox.publish"));
+        assert_eq!(
+            publication[0].parent_span_id,
+            commit[0].span_context.span_id()
+        );
+        assert_eq!(commit[0].status, opentelemetry::trace::Status::Unset);
+
+        let mut uow = outbox.begin().await.unwrap();
+        {
+            let nested = pin!(uow.nested(async |uow| {
+                uow.raise(Event::new("a", Payload::json("1").unwrap()))?;
+                std::future::pending::<crate::error::Result<()>>().await
+            }));
+            let given_up = tokio::time::timeout(Duration::from_millis(20), nested).await;
+            assert!(given_up.is_err());
+        }
+        assert!(uow.commit().await.is_err(), "a nested unit did not end");
+        let commit = kept.named("outbox.commit").pop().unwrap();
+        assert!(matches!(
+            commit.status,
+            opentelemetry::trace::Status::Error { .. }
+        ));
     }
 }

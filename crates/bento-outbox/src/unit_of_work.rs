@@ -3,11 +3,14 @@
 use std::future::Future;
 
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
+use crate::causality;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::immediate::{Immediate, Reservation};
 use crate::pending::Scope;
+use crate::spans;
 use crate::store::{Appended, Isolation, Savepoint, TransactionalStore};
 
 /// An open transaction that collects the events raised in it and writes them when it commits.
@@ -160,9 +163,12 @@ impl<S: TransactionalStore> UnitOfWork<S> {
         let (store, scope, broken) = (self.store.clone(), self.scope.clone(), self.broken);
         let (transaction, immediate) = (self.transaction.take(), self.immediate.take());
         let isolation = self.isolation;
-        let committed = undroppable(async move {
+        let span = spans::commit(self.scope.tenant());
+        let own_span = span.clone();
+        let work = async move {
             let mut transaction = transaction.expect("an open unit of work has a transaction");
-            let events = scope.end();
+            let mut events = scope.end();
+            causality::tell_of_span(&mut events, &own_span);
             if let Some(why) = broken {
                 store.rollback(transaction).await?;
                 return Err(Error::new(ErrorKind::RolledBack, why));
@@ -196,7 +202,15 @@ impl<S: TransactionalStore> UnitOfWork<S> {
                 immediate.publish(reservation, leased);
             }
             Ok(appended)
-        });
+        };
+        let committed = undroppable(
+            async move {
+                let committed = work.await;
+                spans::committed(committed.as_ref());
+                committed
+            }
+            .instrument(span),
+        );
         committed
             .await
             .unwrap_or_else(|panic| Err(ended_abruptly("commit", panic)))

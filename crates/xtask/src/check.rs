@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::workspace::{Workspace, find_program};
-use crate::{docs, tidy};
+use crate::{docs, pages, tidy};
 
 /// The crate whose features must each stand alone.
 const LIBRARY: &str = "crates/bento-outbox/Cargo.toml";
@@ -20,6 +20,7 @@ pub(crate) fn run(workspace: &mut Workspace) -> Result<(), String> {
     )?;
     docs::api(workspace)?;
     each_feature_alone(workspace)?;
+    pages::check(workspace)?;
     licences(workspace)
 }
 
@@ -44,7 +45,8 @@ fn licences(workspace: &mut Workspace) -> Result<(), String> {
         );
         return Ok(());
     }
-    workspace.run(&mut workspace.cargo("deny check bans licenses sources"))
+    workspace
+        .run(&mut workspace.cargo("deny check --config .cargo/deny.toml bans licenses sources"))
 }
 
 /// The names in the manifest's `[features]`, but for `default`.

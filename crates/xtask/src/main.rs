@@ -6,6 +6,7 @@ mod chaos;
 mod check;
 mod ci;
 mod docs;
+mod pages;
 mod provision;
 mod test;
 mod tidy;
@@ -26,7 +27,8 @@ Usage: cargo x COMMAND
   chaos [--minutes N] [--seed S] [--database mysql|postgres|sqlite]
                    real processes under real faults, for 10 minutes a database unless said
   docs             the API pages and the book
-  tidy [--bless]   the rules of the house only; --bless records new migrations
+  tidy [--bless]   the rules of the house, and whether the book says what the code says; --bless records new
+                   migrations and writes what the book has from the code
   ci               check, test and docs: what .ci/run runs
   help             this page
 ";
@@ -69,8 +71,8 @@ fn main() -> ExitCode {
         "docs" => Workspace::open().and_then(|mut workspace| docs::run(&mut workspace)),
         "ci" => Workspace::open().and_then(|mut workspace| ci::run(&mut workspace)),
         "tidy" => match rest.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            [] => Workspace::open().and_then(|workspace| tidy::run(workspace.root())),
-            ["--bless"] => Workspace::open().and_then(|workspace| tidy::bless(workspace.root())),
+            [] => Workspace::open().and_then(|mut workspace| tidy::all(&mut workspace)),
+            ["--bless"] => Workspace::open().and_then(|mut workspace| tidy::bless(&mut workspace)),
             _ => return wrong_use("`cargo x tidy` takes nothing but --bless"),
         },
         "help" | "--help" | "-h" => return usage(),

@@ -2,6 +2,7 @@
 //!
 //! The tests start the servers themselves, as child processes on free ports. Nothing is started here.
 
+mod pooler;
 mod wheels;
 
 use std::fs::{self, Permissions};
@@ -64,6 +65,25 @@ const NEEDS: &[Need] = &[
         home: "https://pip.pypa.io/en/stable/installation/",
     },
     Need {
+        name: "promtool (for the alert rules and the metrics)",
+        programs: &["promtool"],
+        folders: &[],
+        apt: &["prometheus"],
+        dnf: &["golang-github-prometheus"],
+        brew: &["prometheus"],
+        home: "https://prometheus.io/download/",
+    },
+    #[cfg(target_os = "linux")]
+    Need {
+        name: "systemd-analyze (for the unit of systemd)",
+        programs: &["systemd-analyze"],
+        folders: &[],
+        apt: &["systemd"],
+        dnf: &["systemd"],
+        brew: &[],
+        home: "https://systemd.io",
+    },
+    Need {
         name: "PostgreSQL",
         programs: &["initdb", "postgres"],
         folders: &[
@@ -75,6 +95,15 @@ const NEEDS: &[Need] = &[
         dnf: &["postgresql-server"],
         brew: &["postgresql@17"],
         home: "https://www.postgresql.org/download/",
+    },
+    Need {
+        name: "PgBouncer",
+        programs: &["pgbouncer"],
+        folders: SBIN,
+        apt: &["pgbouncer"],
+        dnf: &["pgbouncer"],
+        brew: &["pgbouncer"],
+        home: "https://www.pgbouncer.org/install.html",
     },
     Need {
         name: "MariaDB",
@@ -149,6 +178,7 @@ impl Need {
 /// Sees to it that every server the tests start is on this machine.
 pub(crate) fn servers(workspace: &mut Workspace) -> Result<(), String> {
     packages(workspace)?;
+    pooler::install(workspace)?;
     wheels::install(workspace)
 }
 
@@ -331,13 +361,13 @@ mod tests {
         let debian = how_to_install(&needs[postgres..], System::Apt, false);
         assert!(
             debian
-                .contains("sudo apt-get install -y --no-install-recommends postgresql mariadb-server nats-server"),
+                .contains("sudo apt-get install -y --no-install-recommends postgresql pgbouncer mariadb-server nats-server"),
             "{debian}"
         );
         let fedora = how_to_install(&needs[postgres..], System::Dnf, true);
         assert!(
             fedora.contains(
-                "\n  dnf install -y postgresql-server mariadb-server python3 rabbitmq-server redis chromium chromedriver\n  NATS server: https://docs.nats.io"
+                "\n  dnf install -y postgresql-server pgbouncer mariadb-server python3 rabbitmq-server redis chromium chromedriver\n  NATS server: https://docs.nats.io"
             ),
             "{fedora}"
         );

@@ -4,6 +4,7 @@
 //! house that shows it bites.
 
 mod adapters;
+mod columns;
 mod house;
 mod imports;
 mod layers;
@@ -16,6 +17,9 @@ use std::fmt;
 use std::path::Path;
 
 use house::House;
+
+use crate::pages;
+use crate::workspace::Workspace;
 
 /// One place where a rule is broken.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +56,7 @@ const RULES: &[Rule] = &[
     layers::only_adapters_name_a_driver,
     adapters::every_adapter_passes_its_suite,
     migrations::released_migrations_never_change,
+    columns::the_page_of_the_table_is_as_the_migrations,
     module_tree::every_file_is_reached,
     manners::no_file_is_too_long,
     manners::nothing_is_unwrapped,
@@ -81,15 +86,24 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
     ))
 }
 
-/// Records the migrations that are new since the last time.
-pub(crate) fn bless(root: &Path) -> Result<(), String> {
-    migrations::bless(&House::read(root)?, root)
+/// Checks the files, and then the pages for which the program must be built.
+pub(crate) fn all(workspace: &mut Workspace) -> Result<(), String> {
+    run(workspace.root())?;
+    pages::check(workspace)
+}
+
+/// Records the migrations that are new since the last time, and writes anew what the book has from the code.
+pub(crate) fn bless(workspace: &mut Workspace) -> Result<(), String> {
+    let root = workspace.root().to_owned();
+    let house = House::read(&root)?;
+    migrations::bless(&house, &root)?;
+    columns::bless(&house, &root)?;
+    pages::bless(workspace)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::Workspace;
 
     #[test]
     fn the_house_is_tidy() {

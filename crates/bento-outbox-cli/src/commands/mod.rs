@@ -8,7 +8,9 @@ pub(crate) mod dead;
 #[cfg(feature = "sqlite")]
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod health;
 pub(crate) mod migrate;
+pub(crate) mod reference;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod status;

@@ -21,6 +21,7 @@ use crate::failure::{Failure, Result};
 use crate::logging;
 use crate::settings::{self, Settings};
 use crate::stop::Stop;
+use crate::systemd;
 use crate::terminal;
 
 /// Carry events from the database to the bus
@@ -54,7 +55,7 @@ impl Run {
         let bus = connect::bus(&settings)?;
         let alert = connect::alert(&settings)?;
         let store = connect::database(&settings).await?.store();
-        logging::begin(&settings, self.once);
+        let traces = logging::begin_with_traces(&settings, self.once);
         for sentence in settings.topics_in_vain() {
             tracing::warn!("{sentence}");
         }
@@ -65,6 +66,7 @@ impl Run {
             false => always(&settings, store, bus, &observers, &stop).await,
         };
         observers.flush().await;
+        traces.end().await;
         ended.map(|()| ExitCode::SUCCESS)
     }
 }
@@ -141,7 +143,7 @@ async fn always(
         "relay started"
     );
     let _server = admin::Server::start(settings, store.clone(), bus.clone()).await?;
-    let projector = observers.projector(settings, store, bus.clone());
+    let projector = observers.projector(settings, store.clone(), bus.clone());
     let carrying = async {
         // A bus that takes no events is told of by the projector. Without an event, a check tells.
         let first = projector.run_once().await;
@@ -158,7 +160,12 @@ async fn always(
         };
         projector.run(end).await
     };
-    match stop.patiently(settings.shutdown_timeout, carrying).await {
+    let told = systemd::tell(&projector, store.as_ref(), bus.as_ref(), stop);
+    let carried = tokio::select! {
+        carried = stop.patiently(settings.shutdown_timeout, carrying) => carried,
+        never = told => match never {},
+    };
+    match carried {
         Some(ended) => ended?,
         None => return Err(gave_up(settings, &projector, &bus).await),
     }

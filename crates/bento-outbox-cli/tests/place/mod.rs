@@ -105,6 +105,18 @@ impl Place {
         self.on_database(async |pool| sqlx::query_scalar(query).fetch_one(&pool).await.unwrap())
     }
 
+    /// Runs `work` while somebody else writes to the database.
+    pub(crate) fn locked(&self, work: impl FnOnce()) {
+        self.on_database(async |pool| {
+            let mut connection = pool.acquire().await.unwrap();
+            let begin = sqlx::query("begin immediate");
+            begin.execute(&mut *connection).await.unwrap();
+            work();
+            let end = sqlx::query("rollback");
+            end.execute(&mut *connection).await.unwrap();
+        });
+    }
+
     fn on_database<T>(&self, work: impl AsyncFnOnce(sqlx::SqlitePool) -> T) -> T {
         let url = format!("sqlite://{}", self.path().join("outbox.db").display());
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -11,58 +11,65 @@ use crate::telemetry;
 const AWAY_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Keeps count while the bus or the database is away, and says so once.
+///
+/// How it is tried again and what is said are two things. The tries begin anew after each round in which
+/// nothing was stopped, for then more than a probe may go out. But such a round may have had nothing for
+/// the bus, so only an event that it took says that it is back.
 #[derive(Default)]
 pub(super) struct Away {
     pub(super) tries: u32,
-    /// What was said of events that cannot go out.
-    blocked_by: Option<String>,
+    /// Why the bus takes nothing, as it was said.
+    bus: Option<String>,
+    /// Why the database does not answer, as it was said.
+    database: Option<String>,
 }
 
 impl Away {
+    /// The bus takes no events; answers how long to wait. The database has just answered.
     pub(super) fn bus(&mut self, rejection: &Rejection) -> Duration {
-        telemetry::database_up(true);
+        self.database_answers();
         telemetry::bus_up(false);
-        if self.tries == 0 {
+        if self.bus.is_none() {
             tracing::warn!(
                 reason = rejection.reason,
                 "the bus takes no events; they are kept and tried again"
             );
         }
+        self.bus = Some(rejection.reason.clone());
         self.pause()
     }
 
+    /// The database does not answer; answers how long to wait.
     pub(super) fn database(&mut self, error: &Error) -> Duration {
         telemetry::database_up(false);
-        if self.tries == 0 {
+        if self.database.is_none() {
             tracing::warn!(
                 error = error.report(),
                 "the database does not answer; trying again"
             );
         }
+        self.database = Some(error.report());
         self.pause()
     }
 
-    /// Says once what keeps events from going out.
-    pub(super) fn blocked(&mut self, rejection: Option<&Rejection>) {
-        if let Some(Rejection { reason, .. }) = rejection
-            && self.blocked_by.as_ref() != Some(reason)
-        {
-            tracing::warn!(
-                reason,
-                "some events cannot go out; they are kept and tried again"
-            );
-            self.blocked_by = Some(reason.clone());
+    /// Nothing stopped the last round, and the bus took something where something was `sent`.
+    pub(super) fn back(&mut self, sent: bool) {
+        self.tries = 0;
+        self.database_answers();
+        if sent && self.bus.take().is_some() {
+            tracing::info!("the bus takes events again");
         }
     }
 
-    /// The database answers, and the bus where something was published.
-    pub(super) fn back(&mut self, published: bool) {
+    /// Why nothing goes out at present.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.database.as_deref().or(self.bus.as_deref())
+    }
+
+    fn database_answers(&mut self) {
         telemetry::database_up(true);
-        if published {
-            telemetry::bus_up(true);
-        }
-        if std::mem::take(&mut self.tries) > 0 {
-            tracing::info!("bus and database answer again");
+        if self.database.take().is_some() {
+            tracing::info!("the database answers again");
         }
     }
 
@@ -73,5 +80,37 @@ impl Away {
             ..RetrySettings::default()
         };
         retry::delay(self.tries, &settings, rand::random())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::record::RejectionClass;
+
+    #[test]
+    fn only_an_event_that_it_took_says_that_the_bus_is_back() {
+        let mut away = Away::default();
+        let rejection = Rejection::new(RejectionClass::Unreachable, "no route");
+        away.bus(&rejection);
+        away.bus(&rejection);
+        assert_eq!((away.tries, away.reason()), (2, Some("no route")));
+        away.back(false);
+        assert_eq!(
+            (away.tries, away.reason()),
+            (0, Some("no route")),
+            "a round without an event tells nothing of the bus"
+        );
+        away.database(&Error::new(ErrorKind::Unavailable, "gone"));
+        assert_eq!(away.reason(), Some("gone"));
+        away.bus(&rejection);
+        assert_eq!(
+            away.reason(),
+            Some("no route"),
+            "who was claimed from answers"
+        );
+        away.back(true);
+        assert_eq!((away.tries, away.reason()), (0, None));
     }
 }

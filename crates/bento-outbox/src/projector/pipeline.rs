@@ -22,6 +22,10 @@ use crate::telemetry;
 const PURGE_LIMIT: u32 = 1_000;
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 
+/// How often a bus is asked whether it is there that was not asked anything else, and for how long.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
 /// The pause between two counts of the backlog is so many times as long as a count.
 const COUNTING_PART: u32 = 20;
 
@@ -31,6 +35,7 @@ impl Projector {
         tokio::select! {
             result = self.carry_on(stopping) => result,
             never = self.count_backlog() => match never {},
+            never = self.look_at_the_bus() => match never {},
         }
     }
 
@@ -43,10 +48,28 @@ impl Projector {
         loop {
             let begun = Instant::now();
             match self.shared.store.backlog().await {
-                Ok(backlog) => telemetry::backlog(&backlog),
+                Ok(backlog) => {
+                    telemetry::database_up(true);
+                    telemetry::backlog(&backlog);
+                }
                 Err(error) => tracing::debug!(error = error.report(), "the backlog is not counted"),
             }
             tokio::time::sleep(every.max(begun.elapsed() * COUNTING_PART)).await;
+        }
+    }
+
+    /// Where metrics are collected, they also know of a bus that goes away while it has nothing to do.
+    async fn look_at_the_bus(&self) -> Infallible {
+        if self.shared.settings.count_backlog_every.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            if self.shared.pulse.bus_rests_for() >= LOOK_EVERY {
+                let look = self.shared.publisher.check();
+                let is_there = tokio::time::timeout(LOOK_MAX, look).await;
+                telemetry::bus_up(matches!(is_there, Ok(Ok(()))));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -54,6 +77,7 @@ impl Projector {
         let settings = &self.shared.settings;
         let mut away = Away::default();
         loop {
+            self.shared.pulse.beat();
             let pause = match self.stretch(&stopping, away.tries > 0).await {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Schema | ErrorKind::InvalidSetting) =>
@@ -67,7 +91,9 @@ impl Projector {
                 }) => Some(away.bus(&rejection)),
                 Ok(batch) => {
                     away.back(batch.sent > 0);
-                    away.blocked(batch.blocked.as_ref());
+                    if let Some(rejection) = &batch.blocked {
+                        self.shared.notices.blocked(rejection);
+                    }
                     match batch {
                         Batch { claimed: 1.., .. } => None,
                         Batch { waiting: true, .. } => Some(settings.poll_interval_busy),
@@ -79,10 +105,13 @@ impl Projector {
                     }
                 }
             };
+            self.shared.pulse.stopped_by(away.reason());
+            self.shared.notices.say_what_is_due();
             if has_stopped(&stopping) {
                 return Ok(());
             }
             let Some(pause) = pause else { continue };
+            self.shared.pulse.silent_until(pause);
             let hintable = away.tries == 0;
             tokio::select! {
                 _ = stopping.wait_for(|stop| *stop) => return Ok(()),
@@ -93,7 +122,7 @@ impl Projector {
     }
 
     /// Carries batches until a claim finds nothing, something stops it, or leases are to be renewed.
-    /// Answers what the last one came to.
+    /// Answers what the last one came to, with what all of them sent.
     async fn stretch(&self, stopping: &watch::Receiver<bool>, probe: bool) -> Result<Batch> {
         let _alone = self.shared.one_at_a_time.lock().await;
         if probe {
@@ -114,7 +143,7 @@ impl Projector {
         settling: &mut Option<Settling>,
     ) -> Result<Batch> {
         let mut held = HeldKeys::default();
-        let mut blocked = None;
+        let (mut blocked, mut sent) = (None, 0);
         let mut taken = self.take(&[], false).await?;
         loop {
             let mut in_flight: Vec<i64> = taken.records.iter().map(|record| record.seq).collect();
@@ -130,8 +159,10 @@ impl Projector {
             *settling = Some(self.start_settling(published));
             before?;
             blocked = blocked.or(batch.blocked.take());
+            sent += batch.sent;
             let last = Batch {
                 blocked: blocked.clone(),
+                sent,
                 ..batch
             };
             let Some(next) = next.filter(|_| goes_on) else {

@@ -1,7 +1,7 @@
 //! One batch: how it is claimed, what of it is published, and what is written about it.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -10,6 +10,7 @@ use crate::dead_letter::DeadLetter;
 use crate::error::Result;
 use crate::record::{OutboxRecord, Outcome, RejectionClass, Status};
 use crate::retry;
+use crate::spans::BatchSpan;
 use crate::store::{Claim, Fence, Lease, Settle, Settlement, Verdict};
 use crate::telemetry::{self, Tally};
 use crate::timestamp::Timestamp;
@@ -21,6 +22,10 @@ const CAREFUL_MAX: u32 = 200;
 /// it happened, and the one claimed while it was written.
 const UNAWARE: u64 = 2;
 
+/// So long a bus may take over one call: every bus has a deadline for a record, and this is more than a
+/// whole batch of records that each come to theirs.
+const BUS_ANSWERS_WITHIN: Duration = Duration::from_secs(600);
+
 /// A batch that is claimed and not published.
 pub(super) struct Taken {
     pub(super) records: Vec<OutboxRecord>,
@@ -28,6 +33,7 @@ pub(super) struct Taken {
     /// What was held at the claim.
     leases: Vec<Lease>,
     begun: Instant,
+    span: BatchSpan,
     /// Whether a relay died over some of these partitions.
     pub(super) careful: bool,
 }
@@ -41,6 +47,7 @@ pub(super) struct Published {
     leases: Vec<Lease>,
     /// When the batch was claimed.
     begun: Option<Instant>,
+    span: BatchSpan,
     /// The `seq` of those records. What was not tried is in flight no more: the next claim must read
     /// it again before anything that comes after it in its key.
     pub(super) in_flight: Vec<i64>,
@@ -128,6 +135,7 @@ impl Projector {
         if claimed.elsewhere {
             self.look_around();
         }
+        self.shared.pulse.beat();
         let batch = Batch {
             claimed: claimed.records.len(),
             waiting: claimed.waiting,
@@ -135,6 +143,7 @@ impl Projector {
             ..Batch::default()
         };
         Ok(Taken {
+            span: BatchSpan::begin(batch.claimed),
             records: claimed.records,
             batch,
             leases,
@@ -154,6 +163,7 @@ impl Projector {
             mut batch,
             leases,
             begun,
+            span,
             careful,
         } = taken;
         held.next();
@@ -162,17 +172,21 @@ impl Projector {
             letters: Vec::new(),
             leases,
             begun: (!records.is_empty()).then_some(begun),
+            span,
             in_flight: Vec::with_capacity(records.len()),
             is_cut_short: false,
         };
         if careful {
-            let leases = &published.leases;
-            self.one_by_one(records, leases, held, &mut batch).await?;
+            let (leases, span) = (&published.leases, &published.span);
+            self.one_by_one(records, leases, span, held, &mut batch)
+                .await?;
             self.holding().careful = false;
         } else {
             let waves = self.in_waves(records, held, &mut batch, &mut published);
             self.while_renewing(waves).await;
         }
+        let span = &published.span;
+        span.came_to(batch.sent, batch.retried, batch.dead);
         Ok((published, batch))
     }
 
@@ -182,6 +196,7 @@ impl Projector {
         &self,
         records: Vec<OutboxRecord>,
         leases: &[Lease],
+        span: &BatchSpan,
         held: &mut HeldKeys,
         batch: &mut Batch,
     ) -> Result<()> {
@@ -201,7 +216,10 @@ impl Projector {
                     continue;
                 }
             }
-            let mut published = Published::default();
+            let mut published = Published {
+                span: span.clone(),
+                ..Published::default()
+            };
             let alone = vec![record.clone()];
             self.while_renewing(self.in_waves(alone, held, batch, &mut published))
                 .await;
@@ -252,7 +270,7 @@ impl Projector {
                 .collect();
             let outcomes = match wave.is_empty() {
                 true => Vec::new(),
-                false => self.shared.publisher.publish(&wave).await,
+                false => self.ask_the_bus(&wave, &published.span).await,
             };
             let mut outcomes = outcomes.into_iter();
             judged.extend(wave.into_iter().map(|record| {
@@ -265,7 +283,7 @@ impl Projector {
             }));
             let now = Timestamp::now();
             for (record, verdict) in judged {
-                batch.count(&record, verdict.as_ref());
+                batch.count(verdict.as_ref());
                 if !verdict
                     .as_ref()
                     .is_some_and(|verdict| self.goes_on(verdict))
@@ -274,6 +292,7 @@ impl Projector {
                 }
                 if let Some(verdict) = verdict {
                     tally.verdict(&record, &verdict, now);
+                    tell_of_one(&record, &verdict);
                     published.add(&record, verdict);
                 }
             }
@@ -282,6 +301,19 @@ impl Projector {
             }
         }
         tally.tell();
+    }
+
+    /// One call to the bus. It has a deadline of its own, which is not the round's.
+    async fn ask_the_bus(&self, wave: &[OutboxRecord], batch: &BatchSpan) -> Vec<Outcome> {
+        self.shared.pulse.asks_the_bus(BUS_ANSWERS_WITHIN);
+        let spans = batch.publish(wave);
+        let outcomes = self.shared.publisher.publish(wave).await;
+        spans.ended(&outcomes);
+        if outcomes.contains(&Outcome::Acked) {
+            telemetry::bus_up(true);
+        }
+        self.shared.pulse.beat();
+        outcomes
     }
 
     /// Whether later records of the key may follow.
@@ -342,10 +374,12 @@ impl Projector {
         let fenced = (settlements.len() as u64).saturating_sub(changed);
         if fenced > 0 {
             telemetry::fenced(fenced);
-            tracing::info!(
-                fenced,
-                "a lease was lost before what it published was settled; another relay goes on"
-            );
+            if let Some(fenced) = self.shared.notices.fenced.speak(fenced) {
+                tracing::info!(
+                    fenced,
+                    "a lease was lost before what it published was settled; another relay goes on"
+                );
+            }
         }
         self.tell_of_the_dead(&published.letters, fenced > 0).await;
         Ok(())
@@ -354,10 +388,10 @@ impl Projector {
     /// Tells the observers of dead letters, now that they are written. Where some settlements were
     /// refused, the table says which letters are ours.
     async fn tell_of_the_dead(&self, letters: &[DeadLetter], some_refused: bool) {
-        let observers = &self.shared.observers;
-        if letters.is_empty() || observers.is_empty() {
+        if letters.is_empty() {
             return;
         }
+        let observers = &self.shared.observers;
         let mut letters = letters.to_vec();
         if some_refused {
             let ids: Vec<Uuid> = letters.iter().map(|letter| letter.record.id).collect();
@@ -369,6 +403,7 @@ impl Projector {
                     .any(|record| record.id == letter.record.id && is_dead(record))
             });
         }
+        self.shared.notices.died(&letters);
         observers
             .iter()
             .for_each(|observer| observer.died(&letters));
@@ -376,16 +411,26 @@ impl Projector {
 }
 
 impl Batch {
-    fn count(&mut self, record: &OutboxRecord, verdict: Option<&Verdict>) {
+    fn count(&mut self, verdict: Option<&Verdict>) {
         match verdict {
             Some(Verdict::Sent) => self.sent += 1,
             Some(Verdict::Retry { .. }) => self.retried += 1,
-            Some(Verdict::Dead { reason, .. }) => {
-                self.dead += 1;
-                tracing::info!(event = %record.id, r#type = record.event_type, reason, "dead letter");
-            }
+            Some(Verdict::Dead { .. }) => self.dead += 1,
             Some(Verdict::HandOver) | None => {}
         }
+    }
+}
+
+/// What happens to each event is for those who look closely.
+fn tell_of_one(record: &OutboxRecord, verdict: &Verdict) {
+    let (event, r#type) = (record.id, record.event_type.as_str());
+    match verdict {
+        Verdict::Sent => tracing::debug!(%event, r#type, "sent"),
+        Verdict::Retry { after, reason, .. } => {
+            tracing::debug!(%event, r#type, reason, ?after, "not sent; tried again");
+        }
+        Verdict::Dead { reason, .. } => tracing::debug!(%event, r#type, reason, "refused for good"),
+        Verdict::HandOver => tracing::debug!(%event, r#type, "left to another relay"),
     }
 }
 

@@ -204,9 +204,6 @@ impl Publisher for KafkaPublisher {
 
     async fn check(&self) -> Result<(), Rejection> {
         let deadline = Instant::now() + self.timeout;
-        if self.cluster.shows_password() {
-            tracing::warn!("the password of bus_url is sent in the clear: begin it with kafkas://");
-        }
         let link = self.link(deadline).await?;
         let checked = async {
             if self.topics.named.is_empty() {
@@ -223,6 +220,15 @@ impl Publisher for KafkaPublisher {
             self.give_up(&link);
         }
         checked
+    }
+
+    async fn caveats(&self) -> Vec<String> {
+        let password = "the password of bus_url is sent in the clear; begin it with kafkas://";
+        let shown = self.cluster.shows_password().then(|| password.into());
+        shown
+            .into_iter()
+            .chain(self.topics.doubts().iter().cloned())
+            .collect()
     }
 
     fn payload_bytes_max(&self, event: &Event) -> Option<usize> {

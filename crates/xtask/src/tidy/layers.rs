@@ -40,6 +40,8 @@ const PARTS: &[&str] = &[
     "projector",
     "retry",
     "schema_files",
+    "spans",
+    "sparing",
     "telemetry",
     "testing",
     "unit_of_work",

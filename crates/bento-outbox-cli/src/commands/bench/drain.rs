@@ -109,6 +109,9 @@ impl<S: Ground> Cursor<S> {
     pub(super) async fn loaded(site: &Site<S>) -> Result<Self> {
         site.preparing("the rows for the plain cursor");
         let own = site.own.outbox("read").await?;
+        if let Some(index) = S::SQL.page_index {
+            own.store.execute(own.sql(index)).await?;
+        }
         site.fill(&own).await?;
         let cursor = Self {
             page: own.sql(S::SQL.page).into(),

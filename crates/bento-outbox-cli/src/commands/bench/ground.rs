@@ -64,6 +64,8 @@ pub(super) struct Sql {
     pub(super) tidy: &'static str,
     /// Whole records after a `seq`, in order.
     pub(super) page: &'static str,
+    /// What the pages are found by, where the outbox has no index of that kind.
+    pub(super) page_index: Option<&'static str>,
     /// Whether row versions stay for as long as an older snapshot is open.
     pub(super) keeps_versions: bool,
 }
@@ -182,6 +184,7 @@ ground!(PostgresStore, sqlx::PgConnection, begin: "begin", record: PostgresRecor
     page: "select seq, id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload::text, data,
                   content_type, key_id, headers::text, occurred_at, created_at, available_at
            from {table} where seq > $1 order by seq limit $2",
+    page_index: Some("create unique index on {table} (seq)"),
     keeps_versions: true,
 });
 
@@ -219,6 +222,7 @@ ground!(SqliteStore, sqlx::SqliteConnection, begin: "begin immediate", record: S
     page: "select seq, id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, data,
                   content_type, key_id, headers, occurred_at, created_at, available_at
            from {table} where seq > ?1 order by seq limit ?2",
+    page_index: None,
     keeps_versions: false,
 });
 
@@ -260,5 +264,6 @@ ground!(MySqlStore, sqlx::MySqlConnection, begin: "start transaction", record: M
     page: "select seq, id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload, data,
                   content_type, key_id, headers, occurred_at, created_at, available_at
            from {table} where seq > ? order by seq limit ?",
+    page_index: None,
     keeps_versions: true,
 });

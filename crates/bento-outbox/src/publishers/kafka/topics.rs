@@ -1,8 +1,8 @@
 //! The topics that take the events: whether they are there, how large an event may be, and whether
 //! what they acknowledge is durable.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::admin::{
@@ -27,8 +27,8 @@ pub(super) struct Topics {
     pub(super) named: Vec<String>,
     /// How a missing topic is made, if it is.
     pub(super) create: Option<Shape>,
-    /// The warnings that were given.
-    warned: Mutex<HashSet<String>>,
+    /// What may take durability from a topic, of all that were looked at.
+    doubts: Mutex<BTreeSet<String>>,
 }
 
 /// What a new topic is like; none is what the cluster makes of itself.
@@ -69,7 +69,7 @@ impl Topics {
         Self {
             named,
             create,
-            warned: Mutex::default(),
+            doubts: Mutex::default(),
         }
     }
 
@@ -146,14 +146,20 @@ impl Topics {
         }
         for doubt in settings.doubts(copies) {
             let doubt = format!("topic {name} {doubt}");
-            let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-            if warned.insert(doubt.clone()) {
+            // Of a topic that is named in the settings it is said when the bus is checked.
+            if self.doubts().insert(doubt.clone()) && !self.named.iter().any(|named| named == name)
+            {
                 tracing::warn!("{doubt}");
             }
         }
         Ok(Taken {
             batch_bytes_max: settings.batch_bytes_max,
         })
+    }
+
+    /// What may take durability from the topics that were looked at.
+    pub(super) fn doubts(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

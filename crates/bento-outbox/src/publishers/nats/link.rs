@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use url::Url;
 
 use super::super::options::invalid;
-use super::misconfigured;
 use crate::error::Result;
 use crate::record::{Outcome, Rejection, RejectionClass};
 
@@ -163,7 +162,10 @@ impl News {
             .await
         {
             Ok(news) if news.forbids(subject) => {
-                misconfigured(format!("no permission to publish to subject {subject}")).into()
+                let reason = format!(
+                    "no permission to publish to subject {subject}: the server's settings must give it to the user"
+                );
+                Outcome::rejected(RejectionClass::Blocked, reason)
             }
             _ => Outcome::unknown("the connection was lost before the answer came"),
         }

@@ -26,8 +26,35 @@ const WAITING: &str =
     "o.status = 'NEW' and (o.error_message is not null or o.available_at > o.written_at)";
 const DUE_AT: &str = "greatest(o.available_at, o.retry_at)";
 
+/// Records that one statement settles at most: a longer one is more than a record of TLS, and sqlx 0.9.0
+/// then waits for the server to acknowledge the first, which takes the kernel 40 ms (sqlx issue 4335).
+const SETTLED_MAX: usize = 500;
+
 /// Nobody but the unit of work that wrote it may publish it yet.
 const BORN: &str = "o.owner is not null and o.lease_until > statement_timestamp()";
+
+/// Whether a `seq` is in none of the [runs] that begin in `$3` and end in `ends`.
+fn not_in_flight(seq: &str, ends: &str) -> String {
+    format!("({seq} <= ({ends})[width_bucket({seq}, $3)]) is not true")
+}
+
+/// Consecutive numbers as runs: where each begins, and where it ends. What is in flight was claimed
+/// in order, so thousands are a few runs, and the statement stays short.
+fn runs(numbers: &[i64]) -> (Vec<i64>, Vec<i64>) {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    let (mut begins, mut ends) = (Vec::new(), Vec::<i64>::new());
+    for number in numbers {
+        match ends.last_mut() {
+            Some(end) if number <= *end + 1 => *end = number,
+            _ => {
+                begins.push(number);
+                ends.push(number);
+            }
+        }
+    }
+    (begins, ends)
+}
 
 /// Above the [floor](floor), on the server that it is of.
 fn above(server: &str, seq: &str) -> String {
@@ -37,23 +64,25 @@ fn above(server: &str, seq: &str) -> String {
 /// Whether nothing of its key goes before a ready record: nothing that was delayed, has failed or
 /// is its writer's. Ready ones before it are read before it. An index has the words of the middle
 /// line. `limit 1` keeps the planner from joining: an index answers each question at once.
-fn nothing_holds_ready(table: &str) -> String {
+fn nothing_holds_ready(table: &str, ends: &str) -> String {
+    let not_in_flight = not_in_flight("p.seq", ends);
     format!(
         "(not $1 or (select true from {table} p
               where (p.status = 'ERR' or p.status = 'NEW' and (p.error_message is not null or p.available_at > p.written_at or p.owner is not null))
                 and p.ordering_key = o.ordering_key and p.seq < o.seq
-                and (p.status = 'NEW' or $2) and p.seq <> all($3)
+                and (p.status = 'NEW' or $2) and {not_in_flight}
               limit 1) is null)"
     )
 }
 
 /// Whether nothing of its key goes before a waiting record: they are found by their time, so what
 /// goes first must be gone.
-fn nothing_holds_waiting(table: &str) -> String {
+fn nothing_holds_waiting(table: &str, ends: &str) -> String {
+    let not_in_flight = not_in_flight("p.seq", ends);
     format!(
         "(not $1 or (select true from {table} p
               where p.status <> 'SENT' and p.ordering_key = o.ordering_key and p.seq < o.seq
-                and (p.status = 'NEW' or $2) and p.seq <> all($3)
+                and (p.status = 'NEW' or $2) and {not_in_flight}
               limit 1) is null)"
     )
 }
@@ -101,12 +130,13 @@ async fn read(store: &PostgresStore, claim: &Claim<'_>) -> Result<Vec<PgRow>> {
     let table = store.table();
     let floor = store.floor.known();
     let tenants = store.backlog.turn(claim.relay, tenants_max(claim.limit));
+    let (begins, ends) = runs(claim.in_flight);
     sqlx::query(AssertSqlSafe(format!(
         "with waiting as materialized (
              select o.* from {table} o
              where {WAITING} and {DUE_AT} <= statement_timestamp() and not ({BORN})
                and ($4 or (o.ordering_key & {mask}) = any($5)) and ($6::text[] is null or o.tenant_id = any($6))
-               and o.seq <> all($3) and {waiting_goes}
+               and {not_in_flight} and {waiting_goes}
              order by {DUE_AT} limit $7 / 2 + $7 % 2)
          select {COLUMNS}, owner from (
              select * from waiting
@@ -115,18 +145,19 @@ async fn read(store: &PostgresStore, claim: &Claim<'_>) -> Result<Vec<PgRow>> {
                  select o.* from {table} o
                  where {READY} and o.tenant_id = t.tenant and not ({BORN})
                    and {above}
-                   and ($4 or (o.ordering_key & {mask}) = any($5)) and o.seq <> all($3) and {ready_goes}
+                   and ($4 or (o.ordering_key & {mask}) = any($5)) and {not_in_flight} and {ready_goes}
                  order by o.seq
                  limit ($7 - (select count(*) from waiting)) / greatest(cardinality($8), 1)) ready) claimed
          order by seq",
         mask = PARTITIONS - 1,
-        waiting_goes = nothing_holds_waiting(&table),
-        ready_goes = nothing_holds_ready(&table),
+        not_in_flight = not_in_flight("o.seq", "$11"),
+        waiting_goes = nothing_holds_waiting(&table, "$11"),
+        ready_goes = nothing_holds_ready(&table, "$11"),
         above = above("$9", "$10"),
     )))
     .bind(claim.ordered)
     .bind(claim.dead_letters_block)
-    .bind(claim.in_flight)
+    .bind(begins)
     .bind(holds_all(claim))
     .bind(partitions(claim))
     .bind(carried(claim.relay))
@@ -134,6 +165,7 @@ async fn read(store: &PostgresStore, claim: &Claim<'_>) -> Result<Vec<PgRow>> {
     .bind(tenants)
     .bind(floor.server)
     .bind(floor.seq)
+    .bind(ends)
     .fetch_all(&store.pool)
     .await
     .map_err(claiming)
@@ -167,6 +199,7 @@ async fn list_tenants(store: &PostgresStore) -> Result<()> {
 async fn what_is_left(store: &PostgresStore, claim: &Claim<'_>) -> Result<Claimed> {
     let table = store.table();
     let floor = store.floor.known();
+    let (begins, ends) = runs(claim.in_flight);
     let ours = "($6::text[] is null or o.tenant_id = any($6))";
     let elsewhere = format!(
         "not ($4 or (o.ordering_key & {mask}) = any($5))",
@@ -178,18 +211,19 @@ async fn what_is_left(store: &PostgresStore, claim: &Claim<'_>) -> Result<Claime
                 exists(select from {table} o where {READY} and {above} and not ({BORN}) and {ours} and {elsewhere} and {ready_goes})
                     or exists(select from {table} o where {WAITING} and {DUE_AT} <= statement_timestamp()
                                   and not ({BORN}) and {ours} and {elsewhere} and {waiting_goes})",
-        ready_goes = nothing_holds_ready(&table),
-        waiting_goes = nothing_holds_waiting(&table),
+        ready_goes = nothing_holds_ready(&table, "$9"),
+        waiting_goes = nothing_holds_waiting(&table, "$9"),
         above = above("$7", "$8"),
     )))
     .bind(claim.ordered)
     .bind(claim.dead_letters_block)
-    .bind(claim.in_flight)
+    .bind(begins)
     .bind(holds_all(claim))
     .bind(partitions(claim))
     .bind(carried(claim.relay))
     .bind(floor.server)
     .bind(floor.seq)
+    .bind(ends)
     .fetch_one(&store.pool)
     .await
     .map_err(claiming)?;
@@ -260,7 +294,7 @@ pub(super) async fn settle(store: &PostgresStore, settle: &Settle<'_>) -> Result
     }
     let settling = |e| error("settling", e);
     let mut changed = 0;
-    if !sent.is_empty() {
+    for sent in sent.chunks(SETTLED_MAX) {
         let mut statement = fenced(store, &settle.fence);
         if settle.keep_sent {
             statement.push(" update ").push(store.table()).push(
@@ -275,7 +309,7 @@ pub(super) async fn settle(store: &PostgresStore, settle: &Settle<'_>) -> Result
         }
         statement
             .push(" where o.status = 'NEW' and o.id = any(")
-            .push_bind(&sent)
+            .push_bind(sent)
             .push(")");
         hold(&mut statement, &settle.fence);
         changed += statement
@@ -323,21 +357,18 @@ pub(super) async fn settle(store: &PostgresStore, settle: &Settle<'_>) -> Result
 fn fenced(store: &PostgresStore, fence: &Fence<'_>) -> QueryBuilder<Postgres> {
     let mut statement = QueryBuilder::new("");
     if let Fence::Leases { relay, leases } = fence {
-        let column = |of: fn(&Lease) -> i64| leases.iter().map(of).collect::<Vec<_>>();
+        let mut epochs = vec![None; usize::from(PARTITIONS)];
+        for lease in *leases {
+            epochs[usize::from(lease.partition % PARTITIONS)] = Some(lease.epoch);
+        }
         statement
             .push("with held as materialized (select l.partition from ")
-            .push(store.helper("leases"));
+            .push(store.helper("leases"))
+            .push(" l where l.epoch = (")
+            .push_bind(epochs)
+            .push("::bigint[])[l.partition + 1]");
         statement
-            .push(" l join unnest(")
-            .push_bind(column(|lease| i64::from(lease.partition)));
-        statement
-            .push("::bigint[], ")
-            .push_bind(column(|lease| lease.epoch));
-        statement.push(
-            "::bigint[]) as h(partition, epoch) on l.partition = h.partition and l.epoch = h.epoch",
-        );
-        statement
-            .push(" where l.scope = ")
+            .push(" and l.scope = ")
             .push_bind(relay.scope())
             .push(" and l.owner = ")
             .push_bind(relay.id);
@@ -377,4 +408,16 @@ fn carried(relay: &Relay) -> Option<Vec<&str>> {
 
 fn claiming(e: sqlx::Error) -> Error {
     error("claiming", e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs;
+
+    #[test]
+    fn consecutive_numbers_are_one_run() {
+        assert_eq!(runs(&[]), (vec![], vec![]));
+        assert_eq!(runs(&[7]), (vec![7], vec![7]));
+        assert_eq!(runs(&[5, 3, 4, 9, 9, 11]), (vec![3, 9, 11], vec![5, 9, 11]));
+    }
 }

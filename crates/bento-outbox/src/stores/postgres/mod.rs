@@ -145,13 +145,20 @@ impl Store for PostgresStore {
             // Only then: even "if not exists" asks for the right to create schemas.
             migrator.create_schema(schema);
         }
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
-        // The migrator keeps its lock when it fails. It is the session's, so that must end.
-        connection.close_on_drop();
+        // All of it is one transaction. Whoever else migrates waits for its end: the migrator's own lock
+        // is the session's, which through a transaction pooler is nobody's, and is kept for ever.
+        let mut transaction = self.begin(None).await?;
+        sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))")
+            .bind(self.versions())
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
         migrator
-            .run_direct(None, &mut *connection, false)
+            .set_locking(false)
+            .run_direct(None, &mut *transaction, false)
             .await
             .map_err(migrate_error)?;
+        transaction.commit().await.map_err(failed)?;
         Ok(MIGRATIONS
             .iter()
             .map(|(version, ..)| *version)

@@ -1,0 +1,117 @@
+//! The rights that the book gives a relay and a writer are enough, and no more than they need.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use bento_outbox::publishers::MemoryPublisher;
+use bento_outbox::stores::{PostgresStore, Tables};
+use bento_outbox::{
+    Event, Outbox, Payload, Projector, ProjectorSettings, Publisher as _, Store as _, raise,
+};
+use bento_outbox_conformance::servers::shared_postgres;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use uuid::Uuid;
+
+/// The SQL under that heading of the book's page on deploying.
+fn of_the_book(heading: &str) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src/deploying.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, section) = page.split_once(heading).unwrap();
+    let (_, sql) = section.split_once("```sql\n").unwrap();
+    sql.split_once("```").unwrap().0.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_book_grants_is_enough_for_a_relay() {
+    let database = shared_postgres().database().await;
+    let owner = PostgresStore::open(database.url(), Tables::default())
+        .await
+        .unwrap();
+    owner.migrate().await.unwrap();
+    let role = format!("relay_{}", Uuid::now_v7().simple());
+    let grants =
+        of_the_book("### Rights in the database").replace("outbox_relay;", &format!("{role};"));
+    let grants = grants.replace("role outbox_relay ", &format!("role {role} "));
+    assert!(grants.matches(&role).count() >= 4, "{grants}");
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(grants))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+
+    let url = database.url().replace("//postgres@", &format!("//{role}@"));
+    let store = PostgresStore::open(&url, Tables::default()).await.unwrap();
+    store.check().await.unwrap();
+    assert_eq!(
+        store.inspect().await.unwrap().forbidden,
+        Vec::<String>::new()
+    );
+    // A writer with the rights of the relay, so that one role shows both.
+    let outbox = Outbox::new(store.clone());
+    outbox
+        .run(async |_| raise(Event::new("a", Payload::json("1")?)))
+        .await
+        .unwrap();
+    let settings = ProjectorSettings {
+        retention: Some(std::time::Duration::from_nanos(1)),
+        ..ProjectorSettings::default()
+    };
+    let bus = MemoryPublisher::default();
+    bus.check().await.unwrap();
+    let projector = Projector::new(Arc::new(store.clone()), Arc::new(bus), settings);
+    assert_eq!(projector.run_once().await.unwrap().sent, 1);
+    projector.run_once().await.unwrap();
+    projector.release().await.unwrap();
+    store.status().await.unwrap();
+    store.backlog().await.unwrap();
+    for forbidden in ["drop table outbox", "create table other ()"] {
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        let tried = sqlx::query(forbidden).execute(&mut connection).await;
+        assert!(tried.is_err(), "{forbidden}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_book_says_of_writers_is_enough_for_them() {
+    let database = shared_postgres().database().await;
+    let owner = PostgresStore::open(database.url(), Tables::default())
+        .await
+        .unwrap();
+    owner.migrate().await.unwrap();
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    let id = Uuid::now_v7().simple();
+    let roles = format!(
+        "create role service_{id} login; grant select, insert, update on outbox to service_{id};
+         create role writer_{id} login; grant insert on outbox to writer_{id};"
+    );
+    sqlx::raw_sql(AssertSqlSafe(roles))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let as_role = |role: &str| {
+        database
+            .url()
+            .replace("//postgres@", &format!("//{role}_{id}@"))
+    };
+
+    // By the library, published right after the commit.
+    let store = PostgresStore::open(&as_role("service"), Tables::default())
+        .await
+        .unwrap();
+    let outbox = Outbox::new(store).publish_with(MemoryPublisher::default());
+    outbox
+        .run(async |_| raise(Event::new("a", Payload::json("1")?)))
+        .await
+        .unwrap();
+    outbox.flushed().await;
+
+    // By hand.
+    let mut writer = PgConnection::connect(&as_role("writer")).await.unwrap();
+    sqlx::query("insert into outbox (type, payload) values ('b', '1')")
+        .execute(&mut writer)
+        .await
+        .unwrap();
+    let total = owner.status().await.unwrap().remove(0);
+    assert_eq!((total.sent, total.new), (1, 1));
+}
