@@ -31,8 +31,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
 use crate::commands::{
-    append, bench, completions, config, dead, doctor, health, migrate, reference, run, schema,
-    status,
+    append, bench, completions, config, dead, doctor, health, migrate, reference, replay, run, schema,
+    status, tail, why,
 };
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
@@ -72,7 +72,10 @@ enum Command {
     Run(run::Run),
     Append(append::Append),
     Status(status::Status),
+    Why(why::Why),
     Dead(dead::Dead),
+    Replay(replay::Replay),
+    Tail(tail::Tail),
     Doctor(doctor::Doctor),
     Health(health::Health),
     Bench(bench::Bench),
@@ -110,7 +113,10 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Run(command) => finish(command.run(settings()?)),
         Command::Append(command) => finish(command.run(settings()?)),
         Command::Status(command) => finish(command.run(settings()?)),
+        Command::Why(command) => finish(command.run(settings()?)),
         Command::Dead(command) => finish(command.run(settings()?)),
+        Command::Replay(command) => finish(command.run(settings()?)),
+        Command::Tail(command) => finish(command.run(settings()?)),
         Command::Doctor(command) => finish(command.run(settings()?)),
         Command::Health(command) => finish(command.run(settings()?)),
         Command::Bench(command) => finish(command.run(settings()?)),

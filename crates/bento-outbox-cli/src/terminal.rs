@@ -83,6 +83,11 @@ pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Whether standard output is a terminal that can be emptied and written anew.
+pub(crate) fn can_redraw() -> bool {
+    stdout_is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// Whether a stream that is a terminal (or not) gets colours: <https://no-color.org>.
 pub(crate) fn coloured(is_terminal: bool) -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());

@@ -10,6 +10,7 @@ mod api;
 mod bench;
 mod checkup;
 mod dead;
+mod operate;
 mod place;
 mod relays;
 mod routes;

@@ -21,6 +21,8 @@ pub mod births;
 pub mod carrying;
 pub mod leasing;
 pub mod operating;
+pub mod reading;
+pub mod replaying;
 pub mod settling;
 pub mod suffering;
 pub mod units;
@@ -99,12 +101,21 @@ macro_rules! store_cases {
             births::a_stale_relay_takes_nothing_over,
             births::only_its_owner_settles_a_birth,
             births::what_is_sent_can_be_deleted_at_once,
-            operating::dead_letters_are_found_by_every_filter,
             operating::a_retried_letter_keeps_its_id_and_bytes,
             operating::only_dead_letters_are_discarded,
             operating::only_old_sent_events_are_purged,
             operating::the_backlog_is_what_is_not_sent,
             operating::keys_that_wait_say_why,
+            reading::events_are_found_by_every_filter,
+            reading::pages_have_no_gaps_and_no_doubles,
+            reading::a_page_is_bounded,
+            reading::payloads_are_read_if_they_are_asked_for,
+            reading::an_event_stands_behind_the_first_unsent_one,
+            reading::an_event_says_who_may_publish_it,
+            reading::an_event_says_what_it_waits_for,
+            replaying::a_replay_publishes_what_was_sent_in_order,
+            replaying::a_replay_goes_on_where_it_ended,
+            replaying::a_replay_waits_for_its_bus_and_stops_when_told_to,
             carrying::every_event_is_carried_once_in_order,
             carrying::a_refused_event_delays_only_its_own_key,
             carrying::an_event_ends_as_a_dead_letter_after_its_attempts,

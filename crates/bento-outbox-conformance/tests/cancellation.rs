@@ -12,8 +12,9 @@ use async_trait::async_trait;
 use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::{MySqlStore, PostgresStore};
 use bento_outbox::{
-    Claim, Error, ErrorKind, Event, Fence, Filter, Outbox, Payload, Projector, ProjectorSettings,
-    Relay, Settle, Settlement, Store, TransactionalStore, UnitOfWork, Verdict, raise,
+    Claim, Error, ErrorKind, Event, Fence, Filter, Outbox, Page, Payload, Projector,
+    ProjectorSettings, Relay, Settle, Settlement, Status, Store, TransactionalStore, UnitOfWork,
+    Verdict, raise,
 };
 use bento_outbox_conformance::cancel::{cancel_after_each, cancel_at_every_await};
 use bento_outbox_conformance::faults::{Proxy, Way};
@@ -323,6 +324,10 @@ async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
     cancel_after_each(few(), async || drop(store.find(&ids).await.unwrap()), look).await;
     cancel_after_each(few(), async || store.check().await.unwrap(), look).await;
     cancel_after_each(few(), async || drop(store.migrate().await.unwrap()), look).await;
+    let letters = Filter {
+        status: Some(Status::Err),
+        ..Filter::default()
+    };
     let bad = [Settlement {
         id: ids[0],
         verdict: Verdict::Dead {
@@ -355,7 +360,13 @@ async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
     .await;
     cancel_after_each(
         few(),
-        async || drop(store.dead_letters(&Filter::default(), 0, 9).await.unwrap()),
+        async || drop(store.events(&letters, &Page::default()).await.unwrap()),
+        look,
+    )
+    .await;
+    cancel_after_each(
+        few(),
+        async || assert!(store.standing(ids[1], true).await.unwrap().is_some()),
         look,
     )
     .await;
@@ -386,7 +397,7 @@ async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
     cancel_after_each(few(), run, look).await;
     while projector.run_once().await.unwrap().claimed > 0 {}
     // One was settled so, and the attempts of another may have been too many.
-    let dead = store.dead_letters(&Filter::default(), 0, 9).await.unwrap();
+    let dead = store.events(&letters, &Page::default()).await.unwrap();
     assert!((1..=2).contains(&dead.len()), "{dead:?}");
     assert_eq!(
         bus.published().len(),

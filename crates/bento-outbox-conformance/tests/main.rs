@@ -24,6 +24,7 @@ mod migrations;
 mod model;
 mod mutants_store;
 mod mysql;
+mod operators;
 mod reach;
 mod rights;
 mod routes;

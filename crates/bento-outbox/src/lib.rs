@@ -136,6 +136,7 @@ mod decision;
 mod door;
 mod error;
 mod event;
+mod filter;
 mod held;
 mod immediate;
 mod outbox;
@@ -144,6 +145,7 @@ mod projector;
 mod publisher;
 mod record;
 mod registry;
+mod replay;
 mod retry;
 #[cfg(feature = "schema")]
 mod schema;
@@ -161,6 +163,7 @@ mod trace_context;
 mod unit_of_work;
 #[cfg(feature = "validation")]
 mod validation;
+mod why;
 
 /// Without OpenTelemetry no span is active.
 #[cfg(not(feature = "opentelemetry"))]
@@ -201,6 +204,7 @@ pub use dead_letter_topic::DeadLetterTopic;
 pub use decision::{DeadLetters, Decided, Decision};
 pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
+pub use filter::{Filter, PAGE_MAX, Page};
 pub use held::{Held, held};
 pub use immediate::ImmediateSettings;
 pub use outbox::Outbox;
@@ -209,18 +213,22 @@ pub use projector::{Batch, Progress, Projector, ProjectorSettings};
 pub use publisher::Publisher;
 pub use record::{Delivery, OrderingKey, OutboxRecord, Outcome, Rejection, RejectionClass, Status};
 pub use registry::{Decoded, Encoded, EventRegistry, EventType, SchemaValidator};
+pub use replay::{
+    ReplayEnd, ReplayProgress, ReplaySettings, Replayable, Replayed, replay, replayable,
+};
 pub use retry::RetrySettings;
 pub use schema_files::SchemaFiles;
 pub use selector::{Pattern, Selector};
 pub use store::{
-    Appended, Birth, Caution, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease,
-    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
+    Appended, Birth, Caution, Claim, Claimed, Fence, HeldKey, Inspection, Isolation, Lease,
+    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Standing, Store, TenantBacklog,
     TenantStatus, TransactionalStore, Verdict,
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;
 pub use topic::{Topic, TopicRule, TopicTemplate};
 pub use unit_of_work::UnitOfWork;
+pub use why::{About, Because, Why, why};
 
 /// The README, so that its code is tested.
 #[cfg(all(doctest, feature = "sqlite"))]

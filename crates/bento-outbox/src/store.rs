@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::event::Event;
+use crate::filter::{Filter, Page};
 use crate::record::OutboxRecord;
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
@@ -99,13 +100,17 @@ pub trait Store: Send + Sync + 'static {
     /// The ordering keys that have a record which holds later ones back, and why; at most `limit`.
     async fn held_keys(&self, limit: u32) -> Result<Vec<HeldKey>>;
 
-    /// The dead letters that match, in order of `seq`, after the given one, at most `limit`.
-    async fn dead_letters(
-        &self,
-        filter: &Filter,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<OutboxRecord>>;
+    /// A page of the records that match, in order of `seq`, or against it.
+    ///
+    /// Searched for `NEW` or `ERR`, as much is read as there is in that state, however much was
+    /// sent; ids are looked up, and so is what was sent since a given time.
+    async fn events(&self, filter: &Filter, page: &Page) -> Result<Vec<OutboxRecord>>;
+
+    /// Where a record stands: what [`why`](crate::why()) makes an answer of. None when it is not
+    /// there.
+    ///
+    /// A dead letter stands ahead of later records of its key only if `dead_letters_block`.
+    async fn standing(&self, id: Uuid, dead_letters_block: bool) -> Result<Option<Standing>>;
 
     /// Makes dead letters `NEW` again, with the same ids and bytes and no attempts counted. Those
     /// that are no dead letters any more are left alone; answers how many were changed.
@@ -274,6 +279,11 @@ impl Relay {
         i64::try_from(usize::from(PARTITIONS).div_ceil(relays.max(1))).unwrap_or(1)
     }
 
+    /// Whether a relay of that scope carries a tenant's events.
+    pub fn scope_has(scope: &str, tenant: &Tenant) -> bool {
+        scope == "*" || scope.split(',').any(|name| name == tenant.as_str())
+    }
+
     /// Whether relays of two scopes would carry the same events without sharing partitions.
     pub fn scopes_collide(one: &str, other: &str) -> bool {
         let everybody = one == "*" || other == "*";
@@ -360,38 +370,23 @@ pub struct Settlement {
     pub verdict: Verdict,
 }
 
-/// Which records an operator means. Every part that is given must match.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Of this tenant.
-    pub tenant: Option<Tenant>,
-    /// Of this event type.
-    pub event_type: Option<String>,
-    /// Of this aggregate id.
-    pub aggregate_id: Option<String>,
-    /// Written at or after this.
-    pub since: Option<Timestamp>,
-    /// Written before this.
-    pub until: Option<Timestamp>,
-    /// With one of these ids; none for any.
-    pub ids: Option<Vec<Uuid>>,
-}
-
-impl Filter {
-    /// Whether a record matches.
-    pub fn matches(&self, record: &OutboxRecord) -> bool {
-        fn any<T>(asked: &Option<T>, matches: impl FnOnce(&T) -> bool) -> bool {
-            asked.as_ref().is_none_or(matches)
-        }
-        any(&self.tenant, |tenant| *tenant == record.tenant)
-            && any(&self.event_type, |name| *name == record.event_type)
-            && any(&self.aggregate_id, |id| {
-                record.aggregate.id.as_ref() == Some(id)
-            })
-            && any(&self.since, |since| record.created_at >= *since)
-            && any(&self.until, |until| record.created_at < *until)
-            && any(&self.ids, |ids| ids.contains(&record.id))
-    }
+/// Where a record stands, all by the database's clock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// The record, without its payload.
+    pub record: OutboxRecord,
+    /// The time by the database's clock.
+    pub now: Timestamp,
+    /// Its partition, below [`PARTITIONS`].
+    pub partition: u16,
+    /// The incarnation of the process that may publish it first, and until when; that may be over.
+    pub born_to: Option<(Uuid, Timestamp)>,
+    /// The first earlier record of its ordering key that is not sent.
+    pub ahead: Option<Uuid>,
+    /// The live relay that holds its partition and carries its tenant, and until when.
+    pub held_by: Option<(Uuid, Timestamp)>,
+    /// How many live relays carry its tenant.
+    pub relays: u32,
 }
 
 /// An ordering key whose later records wait for an earlier one.

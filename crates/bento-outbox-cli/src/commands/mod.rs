@@ -1,7 +1,9 @@
-//! The commands: one each.
+//! The commands, one each, and what several of them need.
 
 pub(crate) mod append;
 pub(crate) mod bench;
+pub(crate) mod choice;
+pub(crate) mod column;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dead;
@@ -11,6 +13,9 @@ pub(crate) mod doctor;
 pub(crate) mod health;
 pub(crate) mod migrate;
 pub(crate) mod reference;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod status;
+pub(crate) mod tail;
+pub(crate) mod why;

@@ -1,8 +1,9 @@
 //! `status`: how much of each tenant is new, retrying, sent and dead.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use bento_outbox::{HeldKey, TenantStatus};
+use bento_outbox::{HeldKey, Store, TenantStatus, Timestamp};
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
@@ -11,6 +12,7 @@ use crate::connect;
 use crate::failure::Result;
 use crate::held::{self, Held};
 use crate::settings::Settings;
+use crate::stop::Stop;
 use crate::terminal;
 
 /// Show how much of each tenant is new, retrying, sent and dead, and what waits
@@ -21,6 +23,7 @@ use crate::terminal;
 #[command(after_help = "Examples:
   bento-outbox status
   bento-outbox status --json | jq .total.new
+  bento-outbox status --watch 5
   bento-outbox status --check || echo 'somebody must look at the dead letters'")]
 pub(crate) struct Status {
     /// One JSON object instead of a table
@@ -29,6 +32,18 @@ pub(crate) struct Status {
     /// Exit with 3 when there are dead letters
     #[arg(long)]
     check: bool,
+    /// Again and again, every so many seconds [2 if none are given], until Ctrl-C
+    ///
+    /// A terminal is redrawn; elsewhere one block, or with --json one line, follows the other.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=3_600),
+        conflicts_with = "check"
+    )]
+    watch: Option<u64>,
 }
 
 /// What `--json` prints.
@@ -40,6 +55,12 @@ struct Report {
     held_more: bool,
 }
 
+/// Empties a terminal and begins at its top.
+const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
+
+/// A database is left alone so many times as long as its answer took.
+const LEFT_ALONE: u32 = 4;
+
 /// How many waiting keys are named.
 const HELD_MAX: usize = 20;
 
@@ -48,45 +69,105 @@ impl Status {
         settings.refuse_unsupported()?;
         let store = connect::database(&settings).await?.store();
         store.check().await?;
-        let tenants = store.status().await?;
-        let Held { keys, more } = held::held(&settings, store.as_ref(), HELD_MAX).await?;
-        let report = Report {
-            total: TenantStatus::total(&tenants),
-            tenants,
-            held: keys,
-            held_more: more,
-        };
-        if self.json {
-            let json = serde_json::to_string(&report).unwrap_or_default();
-            terminal::print(|out| writeln!(out, "{json}"))?;
-        } else if report.tenants.is_empty() {
-            terminal::say(
-                "the outbox is empty: no event was written yet, or all were sent and are no longer kept",
-            );
-        } else if terminal::stdout_is_terminal() {
-            terminal::print(|out| writeln!(out, "{}", table(&report)))?;
-        } else {
-            terminal::print(|out| {
-                writeln!(out, "{}", HEADER.join("\t"))?;
-                let rows = report.tenants.iter().chain([&report.total]);
-                rows.map(cells)
-                    .try_for_each(|cells| writeln!(out, "{}", cells.join("\t")))
-            })?;
+        if let Some(seconds) = self.watch {
+            return self.keep_watching(&settings, store.as_ref(), seconds).await;
         }
-        if !self.json {
-            report
-                .held
-                .iter()
-                .for_each(|key| terminal::say(held::sentence(key)));
-            if report.held_more {
-                terminal::say("and more keys wait");
-            }
-        }
+        let report = Report::read(&settings, store.as_ref()).await?;
+        self.show(&report)?;
         let needs_a_person = self.check && report.total.dead > 0;
         Ok(if needs_a_person {
             ExitCode::from(3)
         } else {
             ExitCode::SUCCESS
+        })
+    }
+
+    /// Shows it again and again, until Ctrl-C or until nobody reads it.
+    async fn keep_watching(
+        &self,
+        settings: &Settings,
+        store: &dyn Store,
+        seconds: u64,
+    ) -> Result<ExitCode> {
+        let stop = Stop::on_signals()?;
+        let redraws = !self.json && terminal::can_redraw();
+        let mut first = true;
+        loop {
+            let begun = Instant::now();
+            let report = tokio::select! {
+                report = Report::read(settings, store) => report,
+                () = stop.requested() => return Ok(ExitCode::SUCCESS),
+            };
+            let is_read = terminal::printed(|out| match (redraws, self.json || first) {
+                (true, _) => write!(out, "{CLEAR}"),
+                (false, true) => Ok(()),
+                (false, false) => writeln!(out),
+            })?;
+            let is_read = match report {
+                Ok(report) => is_read && self.show(&report)?,
+                // Who watches wants to see when the database is back.
+                Err(error) => {
+                    terminal::say(format!("{error}"));
+                    is_read
+                }
+            };
+            if !is_read {
+                return Ok(ExitCode::SUCCESS);
+            }
+            if redraws {
+                let now = terminal::moment(Timestamp::now());
+                terminal::say(format!("{now}, every {seconds} s; Ctrl-C ends it"));
+            }
+            first = false;
+            let pause = Duration::from_secs(seconds).max(begun.elapsed() * LEFT_ALONE);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.requested() => return Ok(ExitCode::SUCCESS),
+            }
+        }
+    }
+
+    /// Prints it; false when nobody reads it any more.
+    fn show(&self, report: &Report) -> Result<bool> {
+        if self.json {
+            let json = serde_json::to_string(report).unwrap_or_default();
+            return terminal::printed(|out| writeln!(out, "{json}"));
+        }
+        let is_read = if report.tenants.is_empty() {
+            terminal::say(
+                "the outbox is empty: no event was written yet, or all were sent and are no longer kept",
+            );
+            true
+        } else if terminal::stdout_is_terminal() {
+            terminal::printed(|out| writeln!(out, "{}", table(report)))?
+        } else {
+            terminal::printed(|out| {
+                writeln!(out, "{}", HEADER.join("\t"))?;
+                let rows = report.tenants.iter().chain([&report.total]);
+                rows.map(cells)
+                    .try_for_each(|cells| writeln!(out, "{}", cells.join("\t")))
+            })?
+        };
+        report
+            .held
+            .iter()
+            .for_each(|key| terminal::say(held::sentence(key)));
+        if report.held_more {
+            terminal::say("and more keys wait");
+        }
+        Ok(is_read)
+    }
+}
+
+impl Report {
+    async fn read(settings: &Settings, store: &dyn Store) -> Result<Self> {
+        let tenants = store.status().await?;
+        let Held { keys, more } = held::held(settings, store, HELD_MAX).await?;
+        Ok(Self {
+            total: TenantStatus::total(&tenants),
+            tenants,
+            held: keys,
+            held_more: more,
         })
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bento_outbox::{
     Aggregate, Appended, Birth, Claim, Claimed, Event, Fence, Filter, HeldKey, Isolation, Lease,
-    OutboxRecord, PARTITIONS, Relay, Result, Savepoint, Settle, Store, Tenant, TenantBacklog,
-    TenantStatus, Timestamp, TransactionalStore,
+    OutboxRecord, PARTITIONS, Page, Relay, Result, Savepoint, Settle, Standing, Store, Tenant,
+    TenantBacklog, TenantStatus, Timestamp, TransactionalStore,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -18,6 +18,7 @@ mod claiming;
 mod fault;
 mod leasing;
 mod operating;
+mod reading;
 mod settling;
 mod writing;
 
@@ -174,13 +175,12 @@ impl Store for MutantStore {
         Ok(self.waiting_keys(limit))
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &Filter,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<OutboxRecord>> {
-        Ok(self.letters(filter, after, limit))
+    async fn events(&self, filter: &Filter, page: &Page) -> Result<Vec<OutboxRecord>> {
+        Ok(self.searched(filter, page))
+    }
+
+    async fn standing(&self, id: Uuid, dead_letters_block: bool) -> Result<Option<Standing>> {
+        Ok(self.stands(id, dead_letters_block))
     }
 
     async fn retry(&self, ids: &[Uuid]) -> Result<u64> {

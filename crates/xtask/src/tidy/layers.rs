@@ -16,6 +16,7 @@ const WORDS: &[&str] = &[
     "door",
     "error",
     "event",
+    "filter",
     "pending",
     "record",
     "registry",
@@ -38,6 +39,7 @@ const PARTS: &[&str] = &[
     "inbox",
     "outbox",
     "projector",
+    "replay",
     "retry",
     "schema_files",
     "spans",
@@ -45,6 +47,7 @@ const PARTS: &[&str] = &[
     "telemetry",
     "testing",
     "unit_of_work",
+    "why",
 ];
 /// Every file or folder in these is an adapter and knows no other one.
 pub(super) const ADAPTERS: &[&str] = &["publishers", "stores"];

@@ -95,7 +95,7 @@ impl Change {
         settings: &Settings,
         store: &Arc<dyn Store>,
     ) -> Result<ExitCode> {
-        self.choice.must_be_made()?;
+        self.choice.must_be_made("dead letters")?;
         if !self.dry_run && !self.yes {
             terminal::must_have_a_person()?;
         }

@@ -57,7 +57,7 @@ impl List {
             (None, false) => usize::MAX,
         };
         let filter = self.choice.filter();
-        let mut letters = Letters::of(store, &filter);
+        let mut letters = Letters::of(store, &filter).with_payloads(self.payload);
         let (mut listed, mut more) = (0, false);
         let mut table = terminal::table(HEADER);
         loop {
@@ -114,15 +114,11 @@ impl List {
 }
 
 fn cells(letter: &OutboxRecord) -> [String; 7] {
-    let aggregate = match (&letter.aggregate.kind, &letter.aggregate.id) {
-        (Some(kind), Some(id)) => format!("{kind} {id}"),
-        (kind, id) => kind.clone().or(id.clone()).unwrap_or_else(|| "-".into()),
-    };
     [
         letter.id.to_string(),
         letter.tenant.to_string(),
         letter.event_type.clone(),
-        terminal::visible(&aggregate),
+        column::aggregate(letter),
         terminal::moment(letter.created_at),
         letter.delivery.retry_cnt.to_string(),
         terminal::visible(letter.delivery.error_message.as_deref().unwrap_or("-")),

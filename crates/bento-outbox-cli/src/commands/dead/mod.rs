@@ -1,17 +1,16 @@
 //! `dead`: the letters that a person must look at.
 
 mod change;
-mod choice;
-mod column;
 mod list;
 mod show;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use bento_outbox::{Filter, OutboxRecord, Store};
+use bento_outbox::{Filter, OutboxRecord, Page, Status, Store};
 use clap::{Args, Subcommand};
 
+use super::{choice, column};
 use crate::connect;
 use crate::failure::Result;
 use crate::settings::Settings;
@@ -59,18 +58,24 @@ const PAGE: u32 = 500;
 /// The dead letters that match a filter, a page at a time.
 struct Letters<'a> {
     store: &'a Arc<dyn Store>,
-    filter: &'a Filter,
-    after: i64,
+    filter: Filter,
+    page: Page,
     /// Those after it came later than the command was given.
     last: i64,
 }
 
 impl<'a> Letters<'a> {
-    fn of(store: &'a Arc<dyn Store>, filter: &'a Filter) -> Self {
+    fn of(store: &'a Arc<dyn Store>, filter: &Filter) -> Self {
         Self {
             store,
-            filter,
-            after: 0,
+            filter: Filter {
+                status: Some(Status::Err),
+                ..filter.clone()
+            },
+            page: Page {
+                limit: PAGE,
+                ..Page::default()
+            },
             last: i64::MAX,
         }
     }
@@ -80,19 +85,21 @@ impl<'a> Letters<'a> {
         Self { last, ..self }
     }
 
+    fn with_payloads(mut self, payload: bool) -> Self {
+        self.page.payload = payload;
+        self
+    }
+
     /// The next page; empty at the end.
     async fn next_page(&mut self) -> Result<Vec<OutboxRecord>> {
-        if self.after >= self.last {
+        if self.page.after >= Some(self.last) {
             return Ok(Vec::new());
         }
-        let mut page = self
-            .store
-            .dead_letters(self.filter, self.after, PAGE)
-            .await?;
+        let mut page = self.store.events(&self.filter, &self.page).await?;
         let more = page.len() == PAGE as usize;
-        self.after = match page.last() {
-            Some(letter) if more => letter.seq,
-            _ => self.last,
+        self.page.after = match page.last() {
+            Some(letter) if more => Some(letter.seq),
+            _ => Some(self.last),
         };
         page.retain(|letter| letter.seq <= self.last);
         Ok(page)

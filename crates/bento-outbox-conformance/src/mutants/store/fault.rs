@@ -345,34 +345,83 @@ faults! {
     /// Others' events of an aggregate with the same name wait.
     HeldKeysWithoutTenant,
 
-    /// Dead letters are everybody's.
+    /// What is found is everybody's.
     FiltersByNoTenant,
-    /// Dead letters are of any type.
+    /// What is found is of any type.
     FiltersByNoType,
-    /// Dead letters are of any aggregate.
+    /// What is found is of any aggregate.
     FiltersByNoAggregate,
-    /// Dead letters are of any time before.
+    /// What is found is of any time before.
     FiltersByNoSince,
-    /// Dead letters are of any time after.
+    /// What is found is of any time after.
     FiltersByNoUntil,
-    /// Dead letters have any id.
+    /// What is found was sent at any time.
+    FiltersByNoSentSince,
+    /// What is found has any id.
     FiltersByNoIds,
+    /// What is found is in any state.
+    FiltersByNoStatus,
     /// An empty list of ids is none.
     TakesNoIdsForAny,
     /// What was written at the first moment is left out.
     SinceIsExclusive,
     /// What was written at the last moment is there.
     UntilIsInclusive,
-    /// Every page begins with the first letter.
+    /// Every page is the first one.
     PagesFromTheFirst,
-    /// A page begins with the last letter of the one before.
+    /// A page begins with the last record of the one before.
     PagesRepeatTheLast,
-    /// A page has all letters.
+    /// A page leaves its first record out.
+    PagesSkipOne,
+    /// A page goes on upwards, whatever its direction.
+    PagesGoOnUpwards,
+    /// A page has all records, up to its bound.
     IgnoresThePageLimit,
-    /// Any event is a dead letter.
-    TakesTheLivingForDead,
-    /// The last letter comes first.
-    ReversesLetters,
+    /// A page has as many records as are asked for, without bound.
+    ForgetsThePageMax,
+    /// The last record comes first.
+    ReversesPages,
+    /// The first record comes first, also where the last one should.
+    IgnoresTheDirection,
+    /// Pages always have payloads.
+    ReadsPayloadsUnasked,
+    /// Pages never have payloads.
+    KeepsPayloadsBack,
+    /// What has no payload read is no JSON.
+    TakesUnreadJsonForData,
+
+    /// Ahead is the last unsent one before, and not the first.
+    StandsBehindTheLast,
+    /// Ahead is what was sent.
+    StandsBehindTheSent,
+    /// Ahead is a dead letter, also where they are skipped.
+    StandsBehindTheSkipped,
+    /// Ahead is no dead letter, also where they block.
+    StandsBehindNoneThatBlocks,
+    /// Ahead is what comes later.
+    StandsBehindTheLater,
+    /// Ahead is another tenant's.
+    StandsBehindOtherTenants,
+    /// Ahead is of another kind of aggregate.
+    StandsBehindOtherKinds,
+    /// Ahead of an event without an aggregate is another one.
+    StandsBehindTheUnordered,
+    /// What is sent or dead stands behind something.
+    SettledStandsBehind,
+    /// Every id stands somewhere.
+    UnknownStandsSomewhere,
+    /// It is not told to whom an event is born leased.
+    HidesBirths,
+    /// It is not told who holds the partition.
+    HidesTheHolder,
+    /// Who held the partition before it died holds it.
+    TheDeadHold,
+    /// Relays that died carry something.
+    TheDeadCarry,
+    /// Relays of other tenants carry it.
+    AllCarryAll,
+    /// The partition is another one.
+    StandsElsewhere,
 
     /// A retry makes sent events new.
     RetriesTheSent,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bento_outbox::{
-    Delivery, Filter, HeldKey, OutboxRecord, Status, Tenant, TenantBacklog, TenantStatus, Timestamp,
+    Delivery, HeldKey, OutboxRecord, Status, Tenant, TenantBacklog, TenantStatus, Timestamp,
 };
 use uuid::Uuid;
 
@@ -176,44 +176,6 @@ impl MutantStore {
             Some(HeldKeysWithoutTenant) => Some((Tenant::default(), aggregate)),
             _ => Some((tenant, aggregate)),
         }
-    }
-
-    pub(super) fn letters(&self, filter: &Filter, after: i64, limit: u32) -> Vec<OutboxRecord> {
-        let mut filter = filter.clone();
-        let micro = Duration::from_micros(1);
-        match self.fault {
-            Some(FiltersByNoTenant) => filter.tenant = None,
-            Some(FiltersByNoType) => filter.event_type = None,
-            Some(FiltersByNoAggregate) => filter.aggregate_id = None,
-            Some(FiltersByNoSince) => filter.since = None,
-            Some(FiltersByNoUntil) => filter.until = None,
-            Some(FiltersByNoIds) => filter.ids = None,
-            Some(TakesNoIdsForAny) => filter.ids = filter.ids.filter(|ids| !ids.is_empty()),
-            Some(SinceIsExclusive) => filter.since = filter.since.map(|at| at.after(micro)),
-            Some(UntilIsInclusive) => filter.until = filter.until.map(|at| at.after(micro)),
-            _ => {}
-        }
-        let after = match self.fault {
-            Some(PagesFromTheFirst) => 0,
-            Some(PagesRepeatTheLast) => after - 1,
-            _ => after,
-        };
-        let limit = match self.fault {
-            Some(IgnoresThePageLimit) => usize::MAX,
-            _ => limit as usize,
-        };
-        let state = self.state();
-        let letters = state.rows.iter().map(|row| &row.record).filter(|record| {
-            let dead = record.delivery.status == Status::Err || self.has(TakesTheLivingForDead);
-            dead && record.seq > after && filter.matches(record)
-        });
-        if self.has(ReversesLetters) {
-            let mut letters: Vec<OutboxRecord> = letters.cloned().collect();
-            letters.reverse();
-            letters.truncate(limit);
-            return letters;
-        }
-        letters.take(limit).cloned().collect()
     }
 
     pub(super) fn retried(&self, ids: &[Uuid]) -> u64 {

@@ -1,6 +1,7 @@
 //! A store in memory: for tests and examples, and the model of the others.
 
 mod claims;
+mod search;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -13,10 +14,11 @@ use uuid::Uuid;
 
 use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::filter::{Filter, Page};
 use crate::record::{Delivery, OutboxRecord, Status};
 use crate::store::{
-    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Isolation, Lease, PARTITIONS, Relay,
-    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore, Verdict,
+    Appended, Birth, Claim, Claimed, Fence, HeldKey, Isolation, Lease, PARTITIONS, Relay,
+    Savepoint, Settle, Standing, Store, TenantBacklog, TenantStatus, TransactionalStore, Verdict,
 };
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
@@ -337,19 +339,12 @@ impl Store for MemoryStore {
         Ok(held)
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &Filter,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<OutboxRecord>> {
-        let rows = self.rows();
-        let dead = rows
-            .records
-            .iter()
-            .filter(|record| record.delivery.status == Status::Err);
-        let matching = dead.filter(|record| record.seq > after && filter.matches(record));
-        Ok(matching.take(limit as usize).cloned().collect())
+    async fn events(&self, filter: &Filter, page: &Page) -> Result<Vec<OutboxRecord>> {
+        Ok(search::events(&self.rows(), filter, page))
+    }
+
+    async fn standing(&self, id: Uuid, dead_letters_block: bool) -> Result<Option<Standing>> {
+        Ok(search::standing(&self.rows(), id, dead_letters_block))
     }
 
     async fn retry(&self, ids: &[Uuid]) -> Result<u64> {

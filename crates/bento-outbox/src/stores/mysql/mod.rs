@@ -8,6 +8,7 @@ mod migrate;
 mod operate;
 mod reach;
 mod rows;
+mod search;
 mod transaction;
 
 use std::slice;
@@ -34,10 +35,11 @@ use super::backlog::Backlog;
 use super::sql::error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::filter::{Filter, Page};
 use crate::record::OutboxRecord;
 use crate::store::{
-    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease, Relay,
-    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
+    Appended, Birth, Claim, Claimed, Fence, HeldKey, Inspection, Isolation, Lease, Relay,
+    Savepoint, Settle, Standing, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -244,13 +246,12 @@ impl Store for MySqlStore {
         operate::held_keys(self, limit).await
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &Filter,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<OutboxRecord>> {
-        operate::dead_letters(self, filter, after, limit).await
+    async fn events(&self, filter: &Filter, page: &Page) -> Result<Vec<OutboxRecord>> {
+        search::events(self, filter, page).await
+    }
+
+    async fn standing(&self, id: Uuid, dead_letters_block: bool) -> Result<Option<Standing>> {
+        search::standing(self, id, dead_letters_block).await
     }
 
     async fn retry(&self, ids: &[Uuid]) -> Result<u64> {

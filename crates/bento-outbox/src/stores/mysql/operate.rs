@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use chrono::NaiveDateTime;
+use sqlx::AssertSqlSafe;
 use sqlx::mysql::MySqlRow;
-use sqlx::{AssertSqlSafe, MySql, QueryBuilder};
 use uuid::Uuid;
 
 use super::super::sql::error;
@@ -12,7 +12,7 @@ use super::MySqlStore;
 use super::rows::{COLUMNS, get, literals, micros, record, time, uuid};
 use crate::error::Result;
 use crate::record::OutboxRecord;
-use crate::store::{Filter, HeldKey, TenantBacklog, TenantStatus};
+use crate::store::{HeldKey, TenantBacklog, TenantStatus};
 
 pub(super) async fn find(store: &MySqlStore, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
     if ids.is_empty() {
@@ -128,61 +128,6 @@ pub(super) async fn held_keys(store: &MySqlStore, limit: u32) -> Result<Vec<Held
             })
         })
         .collect()
-}
-
-pub(super) async fn dead_letters(
-    store: &MySqlStore,
-    filter: &Filter,
-    after: i64,
-    limit: u32,
-) -> Result<Vec<OutboxRecord>> {
-    if filter.ids.as_ref().is_some_and(Vec::is_empty) {
-        return Ok(Vec::new());
-    }
-    let mut statement = QueryBuilder::<MySql>::new("select ");
-    statement.push(COLUMNS).push(" from ").push(store.table());
-    statement
-        .push(" o where o.dead = 1 and o.seq > ")
-        .push_bind(after);
-    if let Some(tenant) = &filter.tenant {
-        statement
-            .push(" and o.tenant_id = ")
-            .push_bind(tenant.as_str());
-    }
-    if let Some(event_type) = &filter.event_type {
-        statement.push(" and o.type = ").push_bind(event_type);
-    }
-    if let Some(aggregate_id) = &filter.aggregate_id {
-        // Without regard to collations, to which trailing blanks are nothing.
-        statement
-            .push(" and cast(o.aggregate_id as binary) = cast(")
-            .push_bind(aggregate_id)
-            .push(" as binary)");
-    }
-    if let Some(since) = filter.since {
-        statement
-            .push(" and o.created_at >= ")
-            .push_bind(since.to_chrono().naive_utc());
-    }
-    if let Some(until) = filter.until {
-        statement
-            .push(" and o.created_at < ")
-            .push_bind(until.to_chrono().naive_utc());
-    }
-    if let Some(ids) = &filter.ids {
-        statement
-            .push(" and o.id in (")
-            .push(literals(ids))
-            .push(")");
-    }
-    statement.push(" order by o.seq limit ").push_bind(limit);
-    let rows = statement
-        .build()
-        .persistent(false)
-        .fetch_all(&store.pool)
-        .await
-        .map_err(|e| error("reading dead letters", e))?;
-    rows.iter().map(record).collect()
 }
 
 pub(super) async fn retry(store: &MySqlStore, ids: &[Uuid]) -> Result<u64> {

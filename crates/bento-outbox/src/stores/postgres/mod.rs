@@ -7,6 +7,7 @@ mod leases;
 mod operate;
 mod reach;
 mod rows;
+mod search;
 
 use std::io::{self, ErrorKind::TimedOut};
 use std::slice;
@@ -28,10 +29,11 @@ use super::backlog::Backlog;
 use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::filter::{Filter, Page};
 use crate::record::OutboxRecord;
 use crate::store::{
-    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease, Relay,
-    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
+    Appended, Birth, Claim, Claimed, Fence, HeldKey, Inspection, Isolation, Lease, Relay,
+    Savepoint, Settle, Standing, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -262,13 +264,12 @@ impl Store for PostgresStore {
         operate::held_keys(self, limit).await
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &Filter,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<OutboxRecord>> {
-        operate::dead_letters(self, filter, after, limit).await
+    async fn events(&self, filter: &Filter, page: &Page) -> Result<Vec<OutboxRecord>> {
+        search::events(self, filter, page).await
+    }
+
+    async fn standing(&self, id: Uuid, dead_letters_block: bool) -> Result<Option<Standing>> {
+        search::standing(self, id, dead_letters_block).await
     }
 
     async fn retry(&self, ids: &[Uuid]) -> Result<u64> {

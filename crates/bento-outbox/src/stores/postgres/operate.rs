@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::super::sql::error;
@@ -12,7 +12,7 @@ use super::PostgresStore;
 use super::rows::{COLUMNS, get, record};
 use crate::error::Result;
 use crate::record::OutboxRecord;
-use crate::store::{Filter, HeldKey, Inspection, LiveRelay, TenantBacklog, TenantStatus};
+use crate::store::{HeldKey, Inspection, LiveRelay, TenantBacklog, TenantStatus};
 use crate::timestamp::Timestamp;
 
 pub(super) async fn find(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
@@ -178,54 +178,6 @@ pub(super) async fn held_keys(store: &PostgresStore, limit: u32) -> Result<Vec<H
             })
         })
         .collect()
-}
-
-pub(super) async fn dead_letters(
-    store: &PostgresStore,
-    filter: &Filter,
-    after: i64,
-    limit: u32,
-) -> Result<Vec<OutboxRecord>> {
-    let mut statement = QueryBuilder::<Postgres>::new("select ");
-    statement.push(COLUMNS).push(" from ").push(store.table());
-    statement
-        .push(" where status = 'ERR' and seq > ")
-        .push_bind(after);
-    if let Some(tenant) = &filter.tenant {
-        statement
-            .push(" and tenant_id = ")
-            .push_bind(tenant.as_str());
-    }
-    if let Some(event_type) = &filter.event_type {
-        statement.push(" and type = ").push_bind(event_type);
-    }
-    if let Some(aggregate_id) = &filter.aggregate_id {
-        statement
-            .push(" and aggregate_id = ")
-            .push_bind(aggregate_id);
-    }
-    if let Some(since) = filter.since {
-        statement
-            .push(" and created_at >= ")
-            .push_bind(since.to_chrono());
-    }
-    if let Some(until) = filter.until {
-        statement
-            .push(" and created_at < ")
-            .push_bind(until.to_chrono());
-    }
-    if let Some(ids) = &filter.ids {
-        statement.push(" and id = any(").push_bind(ids).push(")");
-    }
-    statement
-        .push(" order by seq limit ")
-        .push_bind(i64::from(limit));
-    let rows = statement
-        .build()
-        .fetch_all(&store.pool)
-        .await
-        .map_err(|e| error("reading dead letters", e))?;
-    rows.iter().map(record).collect()
 }
 
 pub(super) async fn retry(store: &PostgresStore, ids: &[Uuid]) -> Result<u64> {

@@ -4,6 +4,7 @@ mod claims;
 mod leases;
 mod operate;
 mod rows;
+mod search;
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -24,10 +25,11 @@ use super::backlog::Backlog;
 use super::sql::{Step, error, migrate_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::filter::{Filter, Page};
 use crate::record::OutboxRecord;
 use crate::store::{
-    Appended, Birth, Claim, Claimed, Fence, Filter, HeldKey, Inspection, Isolation, Lease, Relay,
-    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
+    Appended, Birth, Claim, Claimed, Fence, HeldKey, Inspection, Isolation, Lease, Relay,
+    Savepoint, Settle, Standing, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -350,13 +352,12 @@ impl Store for SqliteStore {
         operate::held_keys(self, limit).await
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &Filter,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<OutboxRecord>> {
-        operate::dead_letters(self, filter, after, limit).await
+    async fn events(&self, filter: &Filter, page: &Page) -> Result<Vec<OutboxRecord>> {
+        search::events(self, filter, page).await
+    }
+
+    async fn standing(&self, id: Uuid, dead_letters_block: bool) -> Result<Option<Standing>> {
+        search::standing(self, id, dead_letters_block).await
     }
 
     async fn retry(&self, ids: &[Uuid]) -> Result<u64> {

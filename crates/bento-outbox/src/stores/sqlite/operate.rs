@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 use uuid::Uuid;
 
 use super::super::sql::error;
@@ -11,7 +11,7 @@ use super::rows::{COLUMNS, get, json, record, time};
 use super::{NOW, SqliteStore};
 use crate::error::Result;
 use crate::record::OutboxRecord;
-use crate::store::{Filter, HeldKey, Inspection, LiveRelay, TenantBacklog, TenantStatus};
+use crate::store::{HeldKey, Inspection, LiveRelay, TenantBacklog, TenantStatus};
 
 pub(super) async fn find(store: &SqliteStore, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
     let rows = sqlx::query(AssertSqlSafe(format!(
@@ -167,59 +167,6 @@ pub(super) async fn held_keys(store: &SqliteStore, limit: u32) -> Result<Vec<Hel
             })
         })
         .collect()
-}
-
-pub(super) async fn dead_letters(
-    store: &SqliteStore,
-    filter: &Filter,
-    after: i64,
-    limit: u32,
-) -> Result<Vec<OutboxRecord>> {
-    let mut statement = QueryBuilder::<Sqlite>::new("select ");
-    statement.push(COLUMNS).push(" from ").push(store.table());
-    statement
-        .push(" where status = 'ERR' and seq > ")
-        .push_bind(after);
-    if let Some(tenant) = &filter.tenant {
-        statement
-            .push(" and tenant_id = ")
-            .push_bind(tenant.as_str());
-    }
-    if let Some(event_type) = &filter.event_type {
-        statement.push(" and type = ").push_bind(event_type);
-    }
-    if let Some(aggregate_id) = &filter.aggregate_id {
-        statement
-            .push(" and aggregate_id = ")
-            .push_bind(aggregate_id);
-    }
-    if let Some(since) = filter.since {
-        statement
-            .push(" and julianday(created_at) >= julianday(")
-            .push_bind(since.to_string())
-            .push(")");
-    }
-    if let Some(until) = filter.until {
-        statement
-            .push(" and julianday(created_at) < julianday(")
-            .push_bind(until.to_string())
-            .push(")");
-    }
-    if let Some(ids) = &filter.ids {
-        statement
-            .push(" and id in (select value from json_each(")
-            .push_bind(json(ids)?)
-            .push("))");
-    }
-    statement
-        .push(" order by seq limit ")
-        .push_bind(i64::from(limit));
-    let rows = statement
-        .build()
-        .fetch_all(&store.pool)
-        .await
-        .map_err(|e| error("reading dead letters", e))?;
-    rows.iter().map(record).collect()
 }
 
 pub(super) async fn retry(store: &SqliteStore, ids: &[Uuid]) -> Result<u64> {

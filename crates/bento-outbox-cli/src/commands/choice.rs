@@ -1,4 +1,4 @@
-//! Which dead letters a command is about.
+//! Which events a command is about.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::failure::{Failure, Result};
 
-/// Filters; a dead letter must match all that are given.
-#[derive(Args, Default)]
-pub(super) struct Choice {
+/// Filters; an event must match all that are given.
+#[derive(Args, Clone, Default)]
+pub(crate) struct Choice {
     /// Of this tenant
     #[arg(long)]
     tenant: Option<Tenant>,
@@ -35,8 +35,10 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    pub(super) fn filter(&self) -> Filter {
+    pub(crate) fn filter(&self) -> Filter {
         Filter {
+            status: None,
+            sent_since: None,
             tenant: self.tenant.clone(),
             event_type: self.event_type.clone(),
             aggregate_id: self.aggregate.clone(),
@@ -46,18 +48,26 @@ impl Choice {
         }
     }
 
+    /// As what the command line said, with times that do not move on.
+    pub(crate) fn as_arguments(&self) -> String {
+        match self.all {
+            true => " --all".into(),
+            false => self.to_string(),
+        }
+    }
+
     /// Whether nothing was said but `--all`, or nothing at all.
-    pub(super) fn is_everything(&self) -> bool {
+    pub(crate) fn is_everything(&self) -> bool {
         self.to_string().is_empty()
     }
 
     /// # Errors
-    /// Nothing was said about which letters to change; exit code 2.
-    pub(super) fn must_be_made(&self) -> Result<()> {
+    /// Nothing was said about which `events` to deal with; exit code 2.
+    pub(crate) fn must_be_made(&self, events: &str) -> Result<()> {
         if self.is_everything() && !self.all {
-            return Err(Failure::misuse(
-                "which dead letters? Give --id, --tenant, --type, --aggregate, --since or --until, or --all",
-            ));
+            return Err(Failure::misuse(format!(
+                "which {events}? Give --id, --tenant, --type, --aggregate, --since or --until, or --all"
+            )));
         }
         Ok(())
     }
@@ -67,7 +77,7 @@ impl Choice {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut filter = |name, value: Option<String>| match value {
-            Some(value) => write!(f, " --{name} {value}"),
+            Some(value) => write!(f, " --{name} {}", quoted(&value)),
             None => Ok(()),
         };
         filter("tenant", self.tenant.as_ref().map(ToString::to_string))?;
@@ -75,11 +85,16 @@ impl fmt::Display for Choice {
         filter("aggregate", self.aggregate.clone())?;
         filter("since", self.since.map(|time| time.to_string()))?;
         filter("until", self.until.map(|time| time.to_string()))?;
-        match self.id.as_slice() {
-            [] => Ok(()),
-            [id] => write!(f, " --id {id}"),
-            [id, more @ ..] => write!(f, " --id {id} and {} more", more.len()),
-        }
+        self.id.iter().try_for_each(|id| write!(f, " --id {id}"))
+    }
+}
+
+/// A value as a shell takes it for one word.
+fn quoted(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/@+,".contains(c);
+    match !value.is_empty() && value.chars().all(plain) {
+        true => value.into(),
+        false => format!("'{}'", value.replace('\'', r"'\''")),
     }
 }
 
@@ -115,20 +130,23 @@ mod tests {
     }
 
     #[test]
-    fn to_change_letters_one_must_say_which() {
+    fn to_change_events_one_must_say_which() {
         let nothing = Choice::default();
-        assert_eq!(nothing.must_be_made().unwrap_err().code(), 2);
+        assert_eq!(nothing.must_be_made("events").unwrap_err().code(), 2);
         let all = Choice {
             all: true,
             ..Choice::default()
         };
-        all.must_be_made().unwrap();
+        all.must_be_made("events").unwrap();
         let some = Choice {
             aggregate: Some("7".into()),
             ..Choice::default()
         };
-        some.must_be_made().unwrap();
+        some.must_be_made("events").unwrap();
         assert_eq!(some.to_string(), " --aggregate 7");
+        assert_eq!(all.as_arguments(), " --all");
+        assert_eq!(quoted("it's; rm"), r"'it'\''s; rm'");
+        assert_eq!(quoted(""), "''");
         assert_eq!(some.filter().aggregate_id.as_deref(), Some("7"));
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, to_value};
 use crate::terminal;
 
 /// What stands in a column.
-pub(super) enum Cell {
+pub(crate) enum Cell {
     Value(Value),
     /// JSON as it stands in the row, on one line.
     Json(Box<RawValue>),
@@ -35,7 +35,7 @@ impl Cell {
     }
 
     /// What a person reads.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         match self {
             Self::Value(Value::Null) => "-".into(),
             Self::Value(Value::String(text)) => terminal::visible(text),
@@ -45,7 +45,7 @@ impl Cell {
 }
 
 /// The columns with their names; `payload` and `data` only if they are asked for.
-pub(super) fn columns(record: &OutboxRecord, with_payload: bool) -> Vec<(&'static str, Cell)> {
+pub(crate) fn columns(record: &OutboxRecord, with_payload: bool) -> Vec<(&'static str, Cell)> {
     let mut columns = vec![
         ("id", Cell::of(record.id)),
         ("seq", Cell::of(record.seq)),
@@ -87,12 +87,33 @@ pub(super) fn columns(record: &OutboxRecord, with_payload: bool) -> Vec<(&'stati
 }
 
 /// One JSON object on one line.
-pub(super) fn json_line(record: &OutboxRecord, with_payload: bool) -> String {
-    let members: Vec<String> = columns(record, with_payload)
+pub(crate) fn json_line(record: &OutboxRecord, with_payload: bool) -> String {
+    json_line_with(&[], record, with_payload)
+}
+
+/// One JSON object on one line, with other members before the columns.
+pub(crate) fn json_line_with(
+    others: &[(&'static str, Value)],
+    record: &OutboxRecord,
+    with_payload: bool,
+) -> String {
+    let others = others
         .iter()
-        .map(|(name, cell)| format!("\"{name}\":{}", cell.written()))
-        .collect();
+        .map(|(name, value)| format!("\"{name}\":{value}"));
+    let columns = columns(record, with_payload)
+        .into_iter()
+        .map(|(name, cell)| format!("\"{name}\":{}", cell.written()));
+    let members: Vec<String> = others.chain(columns).collect();
     format!("{{{}}}", members.join(","))
+}
+
+/// `order 7`, or a dash where an event has no aggregate.
+pub(crate) fn aggregate(record: &OutboxRecord) -> String {
+    let aggregate = match (&record.aggregate.kind, &record.aggregate.id) {
+        (Some(kind), Some(id)) => format!("{kind} {id}"),
+        (kind, id) => kind.clone().or(id.clone()).unwrap_or_else(|| "-".into()),
+    };
+    terminal::visible(&aggregate)
 }
 
 #[cfg(test)]

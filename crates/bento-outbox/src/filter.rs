@@ -1,0 +1,93 @@
+//! Which records an operator means, and how many of them at once.
+
+use uuid::Uuid;
+
+use crate::record::{OutboxRecord, Status};
+use crate::tenant::Tenant;
+use crate::timestamp::Timestamp;
+
+/// Which records an operator means. Every part that is given must match.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// In this state of delivery.
+    pub status: Option<Status>,
+    /// Of this tenant.
+    pub tenant: Option<Tenant>,
+    /// Of this event type.
+    pub event_type: Option<String>,
+    /// Of this aggregate id.
+    pub aggregate_id: Option<String>,
+    /// Written at or after this.
+    pub since: Option<Timestamp>,
+    /// Written before this.
+    pub until: Option<Timestamp>,
+    /// Sent at or after this, by the database's clock, which may know no less than milliseconds.
+    pub sent_since: Option<Timestamp>,
+    /// With one of these ids; none for any.
+    pub ids: Option<Vec<Uuid>>,
+}
+
+/// Which of the records that match are read: a page goes on where the one before ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The `seq` of the last record of the page before; it is not read again. Defaults to none.
+    pub after: Option<i64>,
+    /// How many records at most; more than [`PAGE_MAX`] are never read. Defaults to 100.
+    pub limit: u32,
+    /// From the highest `seq` down instead of from the lowest up. Defaults to false.
+    pub newest_first: bool,
+    /// Whether payloads are read. Without, [`OutboxRecord::payload`] is empty, and such a record is
+    /// not fit to be published. Defaults to false.
+    pub payload: bool,
+}
+
+/// The most records of a page.
+pub const PAGE_MAX: u32 = 1_000;
+
+impl Default for Page {
+    fn default() -> Self {
+        Self {
+            after: None,
+            limit: 100,
+            newest_first: false,
+            payload: false,
+        }
+    }
+}
+
+impl Page {
+    /// How many records the page has at most, whatever was asked for.
+    pub fn bounded(&self) -> u32 {
+        self.limit.min(PAGE_MAX)
+    }
+
+    /// Whether a record comes after the page before.
+    pub fn begins_before(&self, seq: i64) -> bool {
+        self.after.is_none_or(|after| match self.newest_first {
+            true => seq < after,
+            false => seq > after,
+        })
+    }
+}
+
+impl Filter {
+    /// Whether a record matches.
+    pub fn matches(&self, record: &OutboxRecord) -> bool {
+        fn any<T>(asked: &Option<T>, matches: impl FnOnce(&T) -> bool) -> bool {
+            asked.as_ref().is_none_or(matches)
+        }
+        let delivery = &record.delivery;
+        any(&self.status, |status| *status == delivery.status)
+            && any(&self.tenant, |tenant| *tenant == record.tenant)
+            && any(&self.event_type, |name| *name == record.event_type)
+            && any(&self.aggregate_id, |id| {
+                record.aggregate.id.as_ref() == Some(id)
+            })
+            && any(&self.since, |since| record.created_at >= *since)
+            && any(&self.until, |until| record.created_at < *until)
+            && any(&self.sent_since, |since| {
+                delivery.sent_at.is_some_and(|at| at >= *since)
+            })
+            && any(&self.ids, |ids| ids.contains(&record.id))
+    }
+}
