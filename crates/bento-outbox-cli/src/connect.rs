@@ -122,9 +122,6 @@ pub(crate) fn bus(settings: &Settings) -> Result<Arc<dyn Publisher>> {
     // Every URL of the settings is that of one of its buses.
     let at = |url: &str| destinations[url].clone();
     let otherwise = at(&settings.bus_url);
-    if destinations.len() == 1 {
-        return Ok(otherwise.publisher);
-    }
     let route = |route: &settings::Route| bento_outbox::Route {
         events: route.events.clone(),
         destination: at(route.bus().unwrap_or(&settings.bus_url)),

@@ -16,6 +16,8 @@ mod event_line;
 mod failure;
 mod held;
 mod logging;
+mod operator;
+mod paused;
 mod settings;
 mod stop;
 mod systemd;
@@ -31,8 +33,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
 use crate::commands::{
-    append, bench, completions, config, dead, doctor, health, migrate, reference, replay, run, schema,
-    status, tail, why,
+    append, audit, bench, completions, config, dead, doctor, health, migrate, pausing, reference, replay, run,
+    schema, status, tail, why,
 };
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
@@ -76,6 +78,9 @@ enum Command {
     Dead(dead::Dead),
     Replay(replay::Replay),
     Tail(tail::Tail),
+    Tenants(pausing::Tenants),
+    Destinations(pausing::Destinations),
+    Audit(audit::Audit),
     Doctor(doctor::Doctor),
     Health(health::Health),
     Bench(bench::Bench),
@@ -117,6 +122,9 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Dead(command) => finish(command.run(settings()?)),
         Command::Replay(command) => finish(command.run(settings()?)),
         Command::Tail(command) => finish(command.run(settings()?)),
+        Command::Tenants(command) => finish(command.run(settings()?)),
+        Command::Destinations(command) => finish(command.run(settings()?)),
+        Command::Audit(command) => finish(command.run(settings()?)),
         Command::Doctor(command) => finish(command.run(settings()?)),
         Command::Health(command) => finish(command.run(settings()?)),
         Command::Bench(command) => finish(command.run(settings()?)),

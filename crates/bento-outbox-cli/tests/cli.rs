@@ -11,6 +11,7 @@ mod bench;
 mod checkup;
 mod dead;
 mod operate;
+mod pausing;
 mod place;
 mod relays;
 mod routes;

@@ -17,12 +17,14 @@ use bento_outbox::{
 };
 use uuid::Uuid;
 
+pub mod auditing;
 pub mod births;
 pub mod carrying;
 pub mod leasing;
 pub mod operating;
 pub mod reading;
 pub mod replaying;
+pub mod pausing;
 pub mod settling;
 pub mod suffering;
 pub mod units;
@@ -116,6 +118,17 @@ macro_rules! store_cases {
             replaying::a_replay_publishes_what_was_sent_in_order,
             replaying::a_replay_goes_on_where_it_ended,
             replaying::a_replay_waits_for_its_bus_and_stops_when_told_to,
+            auditing::each_change_leaves_one_act,
+            auditing::acts_are_read_in_pages,
+            auditing::a_change_and_its_act_are_seen_together,
+            pausing::a_paused_tenant_is_left_alone_and_others_go_on,
+            pausing::paused_tenants_take_no_room,
+            pausing::what_has_failed_of_a_paused_tenant_keeps_its_time,
+            pausing::a_pause_is_there_once_until_it_ends,
+            pausing::nothing_that_is_paused_is_born_leased,
+            pausing::what_is_paused_is_told_everywhere,
+            pausing::what_was_put_aside_is_due_when_its_destination_goes_on,
+            pausing::a_paused_destination_is_left_alone_and_others_go_on,
             carrying::every_event_is_carried_once_in_order,
             carrying::a_refused_event_delays_only_its_own_key,
             carrying::an_event_ends_as_a_dead_letter_after_its_attempts,

@@ -12,15 +12,14 @@ use async_trait::async_trait;
 use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::{MySqlStore, PostgresStore};
 use bento_outbox::{
-    Claim, Error, ErrorKind, Event, Fence, Filter, Outbox, Page, Payload, Projector,
-    ProjectorSettings, Relay, Settle, Settlement, Status, Store, TransactionalStore, UnitOfWork,
-    Verdict, raise,
+    Act, Claim, Error, ErrorKind, Event, Fence, Filter, Outbox, Page, Pausable, Payload, Projector, ProjectorSettings, raise, Relay, Settle, Settlement, Status, Store, TransactionalStore, UnitOfWork, Verdict,
 };
 use bento_outbox_conformance::cancel::{cancel_after_each, cancel_at_every_await};
 use bento_outbox_conformance::faults::{Proxy, Way};
 use bento_outbox_conformance::servers::{shared_mariadb, shared_postgres};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
+use uuid::Uuid;
 
 /// A store whose one connection is 2 ms away each way, and a way to look at the database directly.
 struct Slow<S: Orders> {
@@ -376,6 +375,32 @@ async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
         look,
     )
     .await;
+    let nobody = [Uuid::nil()];
+    let retry = async || assert!(store.retry(&nobody, "test").await.unwrap() == 0);
+    cancel_after_each(few(), retry, look).await;
+    let discard = async || assert!(store.discard(&nobody, "test").await.unwrap() == 0);
+    cancel_after_each(few(), discard, look).await;
+    for (kind, name) in [
+        (Pausable::Tenant, "nobody"),
+        (Pausable::Destination, "none"),
+    ] {
+        let names = [name.to_owned()];
+        let pause = async || assert!(store.pause(kind, &names, "test", None).await.unwrap() <= 1);
+        cancel_after_each(few(), pause, look).await;
+        let resume = async || assert!(store.resume(kind, &names, "test").await.unwrap() <= 1);
+        cancel_after_each(few(), resume, look).await;
+        // One that was dropped goes on to its end, and by now it has.
+        resume().await;
+    }
+    assert_eq!(store.pauses().await.unwrap(), []);
+    cancel_after_each(few(), async || drop(store.pauses().await.unwrap()), look).await;
+    let wake = async || assert!(store.wake(9).await.unwrap() == 0);
+    cancel_after_each(few(), wake, look).await;
+    let act = Act::new("test", "replay", serde_json::json!({}), 0, None);
+    let audit = async || store.audit(&act).await.unwrap();
+    cancel_after_each(few(), audit, look).await;
+    let acts = async || drop(store.acts(None, 9).await.unwrap());
+    cancel_after_each(few(), acts, look).await;
     cancel_after_each(
         few(),
         async || assert!(store.purge(term, 9).await.unwrap() == 0),

@@ -138,7 +138,7 @@ async fn what_is_sent_is_not_stepped_over_again_and_again() {
     .fetch_one(store.pool())
     .await
     .unwrap();
-    assert_eq!(store.retry(&[failed]).await.unwrap(), 1);
+    assert_eq!(store.retry(&[failed], "test").await.unwrap(), 1);
     assert_eq!(reader.round().await, [failed]);
 }
 

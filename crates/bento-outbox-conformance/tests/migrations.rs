@@ -15,6 +15,9 @@ use crate::table::{Database, Sql, empty, migrated};
 /// So long a migration may wait for another one.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The versions of the migrations.
+const VERSIONS: &[i64] = &[1, 3];
+
 /// The error of a store whose tables do not fit, which says all of `words`.
 fn refused<T: std::fmt::Debug>(result: Result<T>, words: &[&str]) {
     let error = result.unwrap_err();
@@ -43,7 +46,7 @@ async fn versions(db: &Database) -> Vec<String> {
 async fn a_second_migration_has_nothing_to_do() {
     for db in empty().await {
         missing_tables_are_named(&*db.store).await;
-        assert_eq!(db.store.migrate().await.unwrap(), [1], "{}", db.name);
+        assert_eq!(db.store.migrate().await.unwrap(), VERSIONS, "{}", db.name);
         db.store.check().await.unwrap();
         db.run("insert into outbox (type, payload) values ('a', '1')")
             .await;
@@ -66,7 +69,7 @@ async fn migrations_at_the_same_time_take_turns() {
                 .expect("no migration waits for ever");
             let applied: Result<Vec<_>> = done.unwrap().into_iter().collect();
             assert!(applied.unwrap().concat().contains(&1), "{}", db.name);
-            assert_eq!(versions(&db).await.len(), 1, "{}", db.name);
+            assert_eq!(versions(&db).await.len(), VERSIONS.len(), "{}", db.name);
             db.store.check().await.unwrap();
         }
     }
@@ -76,7 +79,7 @@ async fn migrations_at_the_same_time_take_turns() {
 async fn tables_of_other_names_live_side_by_side() {
     for db in migrated().await {
         let other = db.store_in(Tables::new("crm", "letters").unwrap());
-        assert_eq!(other.migrate().await.unwrap(), [1], "{}", db.name);
+        assert_eq!(other.migrate().await.unwrap(), VERSIONS, "{}", db.name);
         let table = match db.sql {
             Sql::Postgres(_) | Sql::MariaDb(_) => "crm.letters",
             Sql::Sqlite(_) => "letters",
@@ -92,6 +95,25 @@ async fn tables_of_other_names_live_side_by_side() {
         assert_eq!(states.map(|tenants| tenants.len()), [1, 0], "{}", db.name);
         other.check().await.unwrap();
         db.store.check().await.unwrap();
+    }
+}
+
+/// Tables of an earlier version go on with all that is in them.
+#[tokio::test]
+async fn an_older_outbox_is_upgraded_in_place() {
+    for db in migrated().await {
+        db.run("insert into outbox (type, payload) values ('a', '1')")
+            .await;
+        // As the versions before left it.
+        db.run(
+            "drop table outbox_pauses; drop table outbox_audit;
+             delete from outbox_migrations where version > 2",
+        )
+        .await;
+        refused(db.store.check().await, &["older", "bento-outbox migrate"]);
+        assert_eq!(db.store.migrate().await.unwrap(), [3], "{}", db.name);
+        db.store.check().await.unwrap();
+        assert_eq!(db.claim().await.len(), 1, "{}", db.name);
     }
 }
 
@@ -119,15 +141,15 @@ async fn tables_of_another_version_are_refused() {
     for db in migrated().await {
         db.run(
             "insert into outbox_migrations (version, description, success, checksum, execution_time)
-             select 2, 'later', success, checksum, 0 from outbox_migrations",
+             select 99, 'later', success, checksum, 0 from outbox_migrations where version = 1",
         )
         .await;
         for _ in 0..4 {
-            refused(migrate(&db).await, &["version 2", "newer", "upgrade"]);
+            refused(migrate(&db).await, &["version 99", "newer", "upgrade"]);
         }
-        refused(db.store.check().await, &["version 2", "newer", "upgrade"]);
+        refused(db.store.check().await, &["version 99", "newer", "upgrade"]);
 
-        db.run("delete from outbox_migrations where version = 2")
+        db.run("delete from outbox_migrations where version > 1")
             .await;
         db.run("update outbox_migrations set version = 0").await;
         refused(
@@ -162,7 +184,7 @@ async fn a_role_that_may_not_create_schemas_migrates_the_one_there_is() {
     let store = PostgresStore::open(&url, Tables::new("app", "outbox").unwrap())
         .await
         .unwrap();
-    assert_eq!(store.migrate().await.unwrap(), [1]);
+    assert_eq!(store.migrate().await.unwrap(), VERSIONS);
     store.check().await.unwrap();
 }
 

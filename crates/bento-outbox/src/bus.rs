@@ -48,7 +48,8 @@ pub struct MessageBus {
 /// A bus that events may be routed to.
 #[derive(Clone)]
 pub struct Destination {
-    /// What log lines and reasons call it, without a secret.
+    /// What log lines, reasons and [pauses](crate::Pause) call it, without a secret. Of one name,
+    /// all are paused together.
     pub name: String,
     /// The bus. Routes to the same one share a circuit breaker.
     pub publisher: Arc<dyn Publisher>,
@@ -211,6 +212,11 @@ impl Publisher for MessageBus {
             caveats.extend(place.destination.publisher.caveats().await);
         }
         caveats
+    }
+
+    fn destination(&self, record: &OutboxRecord) -> Option<&str> {
+        let place = &self.places[self.route(&record.event_type, &record.tenant)];
+        Some(&place.destination.name)
     }
 
     fn payload_bytes_max(&self, event: &Event) -> Option<usize> {

@@ -81,6 +81,8 @@
 //! | destination | a bus that events may be routed to: [`MessageBus`] |
 //! | outcome | what the bus answered about one record: [`Outcome`] |
 //! | dead letter | a record with the status `ERR`: a person must look |
+//! | pause | a tenant or destination whose events an operator keeps back: [`Pause`] |
+//! | act | something an operator did, as the audit keeps it: [`Act`] |
 //!
 //! | status | meaning |
 //! | --- | --- |
@@ -123,6 +125,7 @@
 //! - An adapter of your own: [`Store`], [`Publisher`], and the crate `bento-outbox-conformance`,
 //!   which has the cases it must pass.
 
+mod act;
 mod aggregate;
 mod alert;
 mod asyncapi;
@@ -140,6 +143,7 @@ mod filter;
 mod held;
 mod immediate;
 mod outbox;
+mod pause;
 mod pending;
 mod projector;
 mod publisher;
@@ -190,6 +194,7 @@ pub mod publishers;
 pub mod stores;
 pub mod testing;
 
+pub use act::{ACT_BY_CHARS_MAX, Act, Audited};
 pub use aggregate::AggregateRoot;
 pub use alert::{AlertSettings, DeadLetterAlert};
 pub use asyncapi::AsyncApi;
@@ -208,6 +213,7 @@ pub use filter::{Filter, PAGE_MAX, Page};
 pub use held::{Held, held};
 pub use immediate::ImmediateSettings;
 pub use outbox::Outbox;
+pub use pause::{PAUSE_NAME_CHARS_MAX, PAUSES_MAX, Pausable, Pause};
 pub use pending::{InUnitOfWork, raise};
 pub use projector::{Batch, Progress, Projector, ProjectorSettings};
 pub use publisher::Publisher;

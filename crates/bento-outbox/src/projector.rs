@@ -3,6 +3,7 @@
 mod away;
 mod holding;
 mod notices;
+mod pausing;
 mod pipeline;
 mod progress;
 mod publishing;
@@ -18,6 +19,7 @@ use self::holding::Holding;
 use self::notices::Notices;
 pub use self::progress::Progress;
 use self::progress::Pulse;
+use self::pausing::Pauses;
 use self::publishing::HeldKeys;
 use crate::dead_letter::DeadLetterObserver;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,6 +55,7 @@ struct Shared {
     holding: Mutex<Holding>,
     pulse: Pulse,
     notices: Notices,
+    pauses: Mutex<Pauses>,
     /// Held by who carries: its records are nobody else's until they are settled, and the caller of
     /// a dropped [`Projector::run_once`] may call it again meanwhile.
     one_at_a_time: tokio::sync::Mutex<()>,
@@ -113,6 +116,8 @@ pub struct Batch {
     pub retried: usize,
     /// Records that became dead letters.
     pub dead: usize,
+    /// Records that were put aside, since their destination is [paused](crate::Pause).
+    pub paused: usize,
     /// Whether nothing was due while unsent records wait for their time.
     pub waiting: bool,
     /// Whether some of those are due, in partitions that another relay holds.
@@ -153,6 +158,7 @@ impl Projector {
                 holding,
                 pulse: Pulse::default(),
                 notices: Notices::default(),
+                pauses: Mutex::default(),
                 one_at_a_time: tokio::sync::Mutex::default(),
             }),
         }
@@ -222,6 +228,13 @@ impl Projector {
         *self.holding() = Holding::default();
         telemetry::leases_held(0);
         self.shared.store.release(&self.shared.relay).await
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.shared
+            .pauses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn holding(&self) -> MutexGuard<'_, Holding> {

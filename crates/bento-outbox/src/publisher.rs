@@ -33,6 +33,13 @@ pub trait Publisher: Send + Sync + 'static {
         None
     }
 
+    /// The name of the destination that a record goes to, by which operators pause it. Defaults to
+    /// none: it cannot be paused.
+    fn destination(&self, record: &OutboxRecord) -> Option<&str> {
+        let _ = record;
+        None
+    }
+
     /// What the way in which the bus is set up takes from "acked is durable", a sentence each with
     /// what to change; asked after a check that was content. None unless an adapter says so.
     async fn caveats(&self) -> Vec<String> {

@@ -7,9 +7,11 @@ use async_trait::async_trait;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::act::{Act, Audited};
 use crate::error::Result;
 use crate::event::Event;
 use crate::filter::{Filter, Page};
+use crate::pause::{Pausable, Pause};
 use crate::record::OutboxRecord;
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
@@ -60,8 +62,11 @@ pub trait Store: Send + Sync + 'static {
     /// late is not passed over. Tenants that have something take turns, each with an equal share of
     /// the limit; records that were delayed or have failed before take half of it at most while
     /// others are there, and hold what follows in their key until they are in flight themselves: a
-    /// relay may have claimed some of that before the failure was written. Nothing is written, except that a record whose birth lease has run out is
-    /// taken from its owner first, which costs it a [lost attempt](OutboxRecord::lost_attempts).
+    /// relay may have claimed some of that before the failure was written. Nothing of a paused
+    /// tenant is read, and it takes no room. Nothing is written, except that a record whose birth
+    /// lease has run out is taken from its owner first, which costs it a
+    /// [lost attempt](OutboxRecord::lost_attempts), and that a store may put off what has come due
+    /// of a paused tenant until [`wake`](Self::wake).
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed>;
 
     /// Counts an attempt before it is made, because the last one left no result. Answers how many
@@ -91,6 +96,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// How much of each tenant is new, retrying, sent and dead, in order of the tenants' names.
+    /// Tenants that are paused are in it, with events or without.
     async fn status(&self) -> Result<Vec<TenantStatus>>;
 
     /// What waits and what is dead, of each tenant that has some of it, in order of the tenants'
@@ -114,10 +120,54 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes dead letters `NEW` again, with the same ids and bytes and no attempts counted. Those
     /// that are no dead letters any more are left alone; answers how many were changed.
-    async fn retry(&self, ids: &[Uuid]) -> Result<u64>;
+    ///
+    /// What an operator (`by`, as in [`Act::by`]) changes is audited in the same transaction; where
+    /// nothing was changed, no act is kept. Once begun it goes on to its end when this future is
+    /// dropped. All of this is true of the next three as well.
+    async fn retry(&self, ids: &[Uuid], by: &str) -> Result<u64>;
 
     /// Deletes dead letters for good. Answers how many.
-    async fn discard(&self, ids: &[Uuid]) -> Result<u64>;
+    async fn discard(&self, ids: &[Uuid], by: &str) -> Result<u64>;
+
+    /// Pauses tenants or destinations, which need not have had an event yet. Those that are paused
+    /// already stay as they are; answers how many were not.
+    ///
+    /// No relay claims an event of a paused tenant, and none is born leased; nor is any event while
+    /// a destination is paused, since only relays know where an event goes. They leave a paused
+    /// destination alone within a second. What is in flight by then is still published.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a name that nothing of the kind can
+    /// have, and beyond [`PAUSES_MAX`](crate::PAUSES_MAX).
+    async fn pause(
+        &self,
+        kind: Pausable,
+        names: &[String],
+        by: &str,
+        reason: Option<&str>,
+    ) -> Result<u64>;
+
+    /// Ends pauses. Answers how many there were. What was put aside is due at once, as after
+    /// [`wake`](Self::wake).
+    ///
+    /// # Errors
+    /// As for [`pause`](Self::pause).
+    async fn resume(&self, kind: Pausable, names: &[String], by: &str) -> Result<u64>;
+
+    /// What is paused: tenants, then destinations, in order of their names.
+    async fn pauses(&self) -> Result<Vec<Pause>>;
+
+    /// Ends the wait of at most so many records that were put aside for a destination which is not
+    /// paused (any more), or that the store has put off itself, since they came due while their
+    /// tenant was paused; answers how many.
+    async fn wake(&self, limit: u32) -> Result<u64>;
+
+    /// Keeps an act that changes no row, as a replay.
+    async fn audit(&self, act: &Act) -> Result<()>;
+
+    /// What operators did, newest first: at most `limit` acts, of those before the one that has the
+    /// number `before`. They are kept for ever.
+    async fn acts(&self, before: Option<i64>, limit: u32) -> Result<Vec<Audited>>;
 
     /// Deletes at most `limit` records that were `SENT` longer ago than `age`, by the database's
     /// clock, and nothing else. Answers how many.
@@ -142,7 +192,8 @@ pub trait TransactionalStore: Store + Clone {
     /// statement. Events without a tenant become `tenant`'s. Never begins or commits.
     ///
     /// With a `birth`, an event that is due and of whose key nothing earlier is unsent is born
-    /// leased to it, in that same statement: nobody else publishes it before the lease runs out.
+    /// leased to it, in that same statement: nobody else publishes it before the lease runs out. But
+    /// not where its tenant is paused, or any destination.
     async fn append(
         &self,
         connection: &mut Self::Connection,
@@ -344,7 +395,8 @@ pub struct Claim<'a> {
 pub struct Claimed {
     /// The records to publish, in order of `seq`.
     pub records: Vec<OutboxRecord>,
-    /// Whether unsent records are there, of which none is to be published now.
+    /// Whether unsent records of tenants that are not paused are there, of which none is to be
+    /// published now.
     pub waiting: bool,
     /// Whether some of those are due, and it is another relay that holds their partitions.
     pub elsewhere: bool,
@@ -400,7 +452,8 @@ pub struct HeldKey {
     pub aggregate_id: String,
     /// The record that holds the key.
     pub id: Uuid,
-    /// Why it is not published: `delayed`, `retrying` or `dead`.
+    /// Why it is not published: `delayed`, `retrying`, `dead`, or `paused` where it would be one of
+    /// the first two and its tenant or its destination is paused.
     pub because: String,
     /// Until when, where that is known.
     pub until: Option<Timestamp>,
@@ -490,6 +543,23 @@ pub struct TenantBacklog {
 }
 
 impl TenantStatus {
+    /// Marks the tenants that are paused, and adds those that have no events.
+    pub(crate) fn mark_paused(tenants: &mut Vec<Self>, pauses: &[Pause]) {
+        for pause in pauses.iter().filter(|it| it.kind == Pausable::Tenant) {
+            let at = tenants.binary_search_by(|tenant| tenant.tenant_id.cmp(&pause.name));
+            let at = at.unwrap_or_else(|at| {
+                let tenant_id = pause.name.clone();
+                let tenant = Self {
+                    tenant_id,
+                    ..Self::default()
+                };
+                tenants.insert(at, tenant);
+                at
+            });
+            tenants[at].paused = true;
+        }
+    }
+
     /// All tenants together, under the name `*`.
     pub fn total(tenants: &[Self]) -> Self {
         let sum = |number: fn(&Self) -> u64| tenants.iter().map(number).sum();
@@ -503,6 +573,7 @@ impl TenantStatus {
             sent: sum(|tenant| tenant.sent),
             dead: sum(|tenant| tenant.dead),
             oldest_new_seconds: oldest.reduce(f64::max),
+            paused: tenants.iter().any(|tenant| tenant.paused),
             // An empty sum of floats is -0.0.
             sent_per_second: tenants
                 .iter()
@@ -528,4 +599,6 @@ pub struct TenantStatus {
     pub oldest_new_seconds: Option<f64>,
     /// Events sent a second, over the last minute.
     pub sent_per_second: f64,
+    /// Whether it is paused; of all tenants together, whether any is.
+    pub paused: bool,
 }

@@ -1,6 +1,7 @@
 //! The commands, one each, and what several of them need.
 
 pub(crate) mod append;
+pub(crate) mod audit;
 pub(crate) mod bench;
 pub(crate) mod choice;
 pub(crate) mod column;
@@ -12,6 +13,7 @@ pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod health;
 pub(crate) mod migrate;
+pub(crate) mod pausing;
 pub(crate) mod reference;
 pub(crate) mod replay;
 pub(crate) mod run;

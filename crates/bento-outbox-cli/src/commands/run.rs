@@ -263,6 +263,10 @@ impl Publisher for Watched {
         self.bus.check().await
     }
 
+    fn destination(&self, record: &OutboxRecord) -> Option<&str> {
+        self.bus.destination(record)
+    }
+
     async fn caveats(&self) -> Vec<String> {
         self.bus.caveats().await
     }
@@ -335,6 +339,7 @@ async fn until_nothing_is_due(
         all.sent += batch.sent;
         all.retried += batch.retried;
         all.dead += batch.dead;
+        all.paused += batch.paused;
         all.waiting = batch.waiting;
         progress.inc((batch.sent + batch.dead) as u64);
         all.blocked = all.blocked.or(batch.blocked);
@@ -381,7 +386,7 @@ fn away(settings: &Settings, rejection: &Rejection, sent: usize) -> Failure {
 
 fn summary(all: &Batch, seconds: f64) -> String {
     let mut summary = match all.sent {
-        0 if all.retried + all.dead == 0 => "nothing was due".to_string(),
+        0 if all.retried + all.dead + all.paused == 0 => "nothing was due".to_string(),
         0 => "nothing was sent".to_string(),
         sent => format!(
             "{sent} sent in {seconds:.1} s ({:.0} a second)",
@@ -398,6 +403,12 @@ fn summary(all: &Batch, seconds: f64) -> String {
         summary += &format!(
             ", new dead letters: {} (see `bento-outbox dead list`)",
             all.dead
+        );
+    }
+    if all.paused > 0 {
+        summary += &format!(
+            ", kept since their destination is paused: {} (see `bento-outbox destinations list`)",
+            all.paused
         );
     }
     if all.waiting {

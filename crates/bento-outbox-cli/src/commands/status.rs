@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bento_outbox::{HeldKey, Store, TenantStatus, Timestamp};
+use bento_outbox::{HeldKey, Pausable, Pause, Store, TenantStatus, Timestamp};
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::connect;
 use crate::failure::Result;
 use crate::held::{self, Held};
+use crate::paused;
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::terminal;
@@ -18,7 +19,8 @@ use crate::terminal;
 /// Show how much of each tenant is new, retrying, sent and dead, and what waits
 ///
 /// Also names the aggregates whose later events wait for an earlier one, and why: at most 20 of them,
-/// in --json under `held`, with `held_more` where there are more.
+/// in --json under `held`, with `held_more` where there are more. Of what is paused it says since when and
+/// why, in --json by `paused` of each tenant and under `paused_destinations`.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox status
@@ -53,6 +55,10 @@ struct Report {
     total: TenantStatus,
     held: Vec<HeldKey>,
     held_more: bool,
+    paused_destinations: Vec<Pause>,
+    /// All of them, for people.
+    #[serde(skip)]
+    pauses: Vec<Pause>,
 }
 
 /// Empties a terminal and begins at its top.
@@ -63,6 +69,9 @@ const LEFT_ALONE: u32 = 4;
 
 /// How many waiting keys are named.
 const HELD_MAX: usize = 20;
+
+/// Of how many pauses it is said since when and why.
+const PAUSES_SAID_MAX: usize = 20;
 
 impl Status {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
@@ -148,6 +157,11 @@ impl Status {
                     .try_for_each(|cells| writeln!(out, "{}", cells.join("\t")))
             })?
         };
+        let said = report.pauses.iter().take(PAUSES_SAID_MAX);
+        said.map(paused::sentence).for_each(terminal::say);
+        if report.pauses.len() > PAUSES_SAID_MAX {
+            terminal::say("and more are paused: `tenants list`, `destinations list`");
+        }
         report
             .held
             .iter()
@@ -163,16 +177,20 @@ impl Report {
     async fn read(settings: &Settings, store: &dyn Store) -> Result<Self> {
         let tenants = store.status().await?;
         let Held { keys, more } = held::held(settings, store, HELD_MAX).await?;
+        let pauses = store.pauses().await?;
+        let is_destination = |pause: &&Pause| pause.kind == Pausable::Destination;
         Ok(Self {
             total: TenantStatus::total(&tenants),
             tenants,
             held: keys,
             held_more: more,
+            paused_destinations: pauses.iter().filter(is_destination).cloned().collect(),
+            pauses,
         })
     }
 }
 
-const HEADER: [&str; 7] = [
+const HEADER: [&str; 8] = [
     "tenant",
     "new",
     "retrying",
@@ -180,6 +198,7 @@ const HEADER: [&str; 7] = [
     "dead",
     "oldest unsent",
     "sent a second",
+    "paused",
 ];
 
 fn table(report: &Report) -> Table {
@@ -197,7 +216,7 @@ fn table(report: &Report) -> Table {
     table
 }
 
-fn cells(status: &TenantStatus) -> [String; 7] {
+fn cells(status: &TenantStatus) -> [String; 8] {
     [
         status.tenant_id.clone(),
         status.new.to_string(),
@@ -208,6 +227,7 @@ fn cells(status: &TenantStatus) -> [String; 7] {
             .oldest_new_seconds
             .map_or_else(|| "-".into(), terminal::age),
         format!("{:.1}", status.sent_per_second),
+        if status.paused { "yes" } else { "-" }.into(),
     ]
 }
 

@@ -1,19 +1,18 @@
 //! Stores that each break one promise of [`Store`] or [`TransactionalStore`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bento_outbox::{
-    Aggregate, Appended, Birth, Claim, Claimed, Event, Fence, Filter, HeldKey, Isolation, Lease,
-    OutboxRecord, PARTITIONS, Page, Relay, Result, Savepoint, Settle, Standing, Store, Tenant,
-    TenantBacklog, TenantStatus, Timestamp, TransactionalStore,
+    Act, Aggregate, Appended, Audited, Birth, Claim, Claimed, Event, Fence, Filter, HeldKey, Isolation, Lease, OutboxRecord, Page, PARTITIONS, Pausable, Pause, Relay, Result, Savepoint, Settle, Standing, Store, Tenant, TenantBacklog, TenantStatus, Timestamp, TransactionalStore,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+mod acting;
 mod claiming;
 mod fault;
 mod leasing;
@@ -54,6 +53,8 @@ struct State {
     cursor: i64,
     /// How many transactions have begun.
     begun: u64,
+    pauses: BTreeMap<(Pausable, String), Pause>,
+    acts: Vec<Audited>,
 }
 
 #[derive(Clone)]
@@ -183,12 +184,45 @@ impl Store for MutantStore {
         Ok(self.stands(id, dead_letters_block))
     }
 
-    async fn retry(&self, ids: &[Uuid]) -> Result<u64> {
-        Ok(self.retried(ids))
+    async fn retry(&self, ids: &[Uuid], by: &str) -> Result<u64> {
+        let changed = self.retried(ids);
+        self.note_letters(by, "retry", ids, changed).await
     }
 
-    async fn discard(&self, ids: &[Uuid]) -> Result<u64> {
-        Ok(self.discarded(ids))
+    async fn discard(&self, ids: &[Uuid], by: &str) -> Result<u64> {
+        let changed = self.discarded(ids);
+        self.note_letters(by, "discard", ids, changed).await
+    }
+
+    async fn pause(
+        &self,
+        kind: Pausable,
+        names: &[String],
+        by: &str,
+        reason: Option<&str>,
+    ) -> Result<u64> {
+        self.paused(kind, names, by, reason).await
+    }
+
+    async fn resume(&self, kind: Pausable, names: &[String], by: &str) -> Result<u64> {
+        self.resumed(kind, names, by).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>> {
+        Ok(self.what_is_paused())
+    }
+
+    async fn wake(&self, limit: u32) -> Result<u64> {
+        Ok(self.woken(limit as usize))
+    }
+
+    async fn audit(&self, act: &Act) -> Result<()> {
+        self.noted(act.clone());
+        Ok(())
+    }
+
+    async fn acts(&self, before: Option<i64>, limit: u32) -> Result<Vec<Audited>> {
+        Ok(self.acts_told(before, limit))
     }
 
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {

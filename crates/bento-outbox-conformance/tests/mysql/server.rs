@@ -152,7 +152,7 @@ async fn what_could_not_keep_the_promises_is_refused() {
         ErrorKind::Database
     );
     let forbidden = reader.inspect().await.unwrap().forbidden;
-    assert_eq!(forbidden.len(), 9, "{forbidden:?}");
+    assert_eq!(forbidden.len(), 12, "{forbidden:?}");
     assert!(
         forbidden.contains(&"update on outbox_leases".into()),
         "{forbidden:?}"

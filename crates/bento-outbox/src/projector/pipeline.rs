@@ -3,7 +3,8 @@
 //!
 //! What is in flight is left out of the claims made meanwhile, and a key of which a record failed is
 //! held for the batches that were claimed before the database knew ([`HeldKeys`]). Leases are
-//! renewed only while nothing is in flight: renewing may give some to another relay.
+//! renewed only while nothing is in flight: renewing may give some to another relay; and so is woken
+//! what was put aside for a destination that was paused.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -129,6 +130,7 @@ impl Projector {
             return self.round(&mut HeldKeys::default(), true).await;
         }
         self.renew_in_time().await?;
+        self.wake_in_time().await?;
         let mut settling = None;
         let carried = self.overlapped(stopping, &mut settling).await;
         // Whatever happened, nobody claims before what was published is written.
@@ -147,7 +149,8 @@ impl Projector {
         let mut taken = self.take(&[], false).await?;
         loop {
             let mut in_flight: Vec<i64> = taken.records.iter().map(|record| record.seq).collect();
-            let alone = in_flight.is_empty() || taken.careful || self.renewal_is_due();
+            let alone =
+                in_flight.is_empty() || taken.careful || self.renewal_is_due() || self.wakes();
             let next = (!alone && !has_stopped(stopping)).then(|| {
                 in_flight.extend(settling.iter().flat_map(|settling| &settling.in_flight));
                 let projector = self.clone();

@@ -104,6 +104,7 @@ impl Projector {
     /// whether it is back.
     pub(super) async fn round(&self, held: &mut HeldKeys, probe: bool) -> Result<Batch> {
         self.renew_in_time().await?;
+        self.wake_in_time().await?;
         let taken = self.take(&[], probe).await?;
         let (published, batch) = self.publish(taken, held).await?;
         self.settle(published).await?;
@@ -112,6 +113,7 @@ impl Projector {
 
     /// Claims what comes next.
     pub(super) async fn take(&self, in_flight: &[i64], probe: bool) -> Result<Taken> {
+        self.heed_pauses().await?;
         let begun = Instant::now();
         let (leases, careful) = {
             let holding = self.holding();
@@ -166,6 +168,8 @@ impl Projector {
             span,
             careful,
         } = taken;
+        // It may have waited for the batch before.
+        self.heed_pauses().await?;
         held.next();
         let mut published = Published {
             settlements: Vec::with_capacity(records.len()),
@@ -209,11 +213,14 @@ impl Projector {
                 continue;
             }
             self.renew_in_time().await?;
-            match self.shared.store.attempt(&fence, record.id).await? {
-                Some(lost_attempts) => record.lost_attempts = lost_attempts - 1,
-                None => {
-                    held.hold(&record);
-                    continue;
+            let paused = self.paused_destinations();
+            if self.put_aside(&record, &paused).is_none() {
+                match self.shared.store.attempt(&fence, record.id).await? {
+                    Some(lost_attempts) => record.lost_attempts = lost_attempts - 1,
+                    None => {
+                        held.hold(&record);
+                        continue;
+                    }
                 }
             }
             let mut published = Published {
@@ -255,6 +262,15 @@ impl Projector {
             if Instant::now() >= self.holding().deadline {
                 published.is_cut_short = true;
                 break;
+            }
+            let paused = self.paused_destinations();
+            let aside = |record: &OutboxRecord| self.put_aside(record, &paused);
+            for record in wave.extract_if(.., |record| aside(record).is_some()) {
+                held.hold(&record);
+                batch.paused += 1;
+                if let Some(verdict) = aside(&record) {
+                    published.add(&record, verdict);
+                }
             }
             let killers = wave
                 .extract_if(.., |record| {

@@ -40,6 +40,11 @@ impl Backlog {
         listed.fresh_until = Some(Instant::now() + took * FRESH_FOR);
     }
 
+    /// The tenants that were listed last, of those that the relay carries.
+    pub(crate) fn carried(&self, relay: &Relay) -> Vec<String> {
+        self.turn(relay, usize::MAX)
+    }
+
     /// The tenants to claim for now: at most so many, of those that the relay carries.
     pub(crate) fn turn(&self, relay: &Relay, most: usize) -> Vec<String> {
         let mut listed = self.listed();

@@ -117,6 +117,32 @@ pub(crate) fn colliding(scope: &str, other: &str) -> Error {
     )
 }
 
+/// Put aside records are woken so many in one statement.
+pub(crate) const WAKE_CHUNK: u32 = 10_000;
+
+/// So many records that came due while their tenant is paused are put off in one statement.
+pub(crate) const PUT_OFF_CHUNK: u32 = 1_000;
+
+/// Runs what changes several rows in one transaction, to its end although the caller may go: a
+/// transaction is not dropped half-way.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.unwrap_or_else(|panic| {
+        Err(Error::new(
+            ErrorKind::Database,
+            "a change ended abruptly: nothing was changed, or all of it",
+        )
+        .because(panic))
+    })
+}
+
+/// JSON that the database holds.
+pub(crate) fn parsed(json: &str) -> Result<serde_json::Value> {
+    serde_json::from_str(json)
+        .map_err(|e| Error::new(ErrorKind::Database, "the audit holds no JSON").because(e))
+}
+
 /// A database error met inside a unit of work, so that `?` works on the caller's own statements.
 impl From<sqlx::Error> for Error {
     fn from(cause: sqlx::Error) -> Self {

@@ -7,6 +7,7 @@ use super::source::{line_of, words};
 
 /// The layers, from the bottom. The modules of the first three are files in `src`, or folders of that name.
 const WORDS: &[&str] = &[
+    "act",
     "aggregate",
     "asyncapi",
     "causality",
@@ -17,6 +18,7 @@ const WORDS: &[&str] = &[
     "error",
     "event",
     "filter",
+    "pause",
     "pending",
     "record",
     "registry",

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::Letters;
 use super::choice::Choice;
 use crate::failure::Result;
+use crate::operator;
 use crate::settings::Settings;
 use crate::terminal::{self, counted};
 
@@ -165,6 +166,7 @@ async fn changed(
     expected: u64,
 ) -> Result<u64> {
     let progress = terminal::bar(expected);
+    let by = operator::name();
     let mut changed = 0;
     loop {
         let page = letters.next_page().await?;
@@ -173,8 +175,8 @@ async fn changed(
         }
         let ids: Vec<Uuid> = page.iter().map(|letter| letter.id).collect();
         changed += match verb {
-            Verb::Retry => store.retry(&ids).await?,
-            Verb::Discard => store.discard(&ids).await?,
+            Verb::Retry => store.retry(&ids, &by).await?,
+            Verb::Discard => store.discard(&ids, &by).await?,
         };
         progress.inc(ids.len() as u64);
     }

@@ -13,12 +13,12 @@ use self::finding::{Findings, State};
 use crate::failure::Result;
 use crate::settings::{self, Settings};
 use crate::terminal::{self, counted};
-use crate::{connect, held, logging};
+use crate::{connect, held, logging, paused};
 
 /// Look for what is wrong, and say what to do about it
 ///
 /// Checks the settings, the database (reachable, version, tables, indexes, rights, clock), the bus, the
-/// relays, the ordering keys that wait, the dead letters, and the webhook that is told of them. Exits with 1 when something is broken.
+/// relays, what is paused, the ordering keys that wait, the dead letters, and the webhook that is told of them. Exits with 1 when something is broken.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox doctor
@@ -38,8 +38,9 @@ const TRANSACTION_SECONDS_MAX: f64 = 600.0;
 /// How old an unsent event may be before it is worth a word.
 const UNSENT_SECONDS_MAX: f64 = 300.0;
 
-/// How many waiting keys are named.
+/// How many waiting keys are named, and how many pauses.
 const KEYS_NAMED_MAX: usize = 5;
+const PAUSES_NAMED_MAX: usize = 20;
 
 impl Doctor {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
@@ -181,8 +182,7 @@ async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mu
                 counted(unsent, "event"),
                 terminal::age(oldest)
             );
-            let advice =
-                "see below for a relay, the bus and the keys that wait; `status` has it by tenant";
+            let advice = "see below for what is paused, a relay, the bus and the keys that wait; `status` has it by tenant";
             findings.add("events", State::Warning, found, advice);
         }
         false => findings.add(
@@ -201,11 +201,13 @@ async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mu
             advice,
         );
     }
+    check_pauses(store, findings).await;
     match held::held(settings, store.as_ref(), KEYS_NAMED_MAX).await {
         Ok(held) => {
             for key in &held.keys {
                 let advice = match key.because.as_str() {
                     "dead" => "`dead retry` or `dead discard` it: on_dead_letter is block",
+                    "paused" => "see what is paused: `status` names it",
                     "retrying" => "it goes on by itself; `dead list` has it if it fails for good",
                     _ => {
                         "it goes on by itself: an event that is written for later holds its own key back"
@@ -221,6 +223,26 @@ async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mu
         Err(error) => findings.add("order", State::Broken, error.to_string(), ""),
     }
     unsent
+}
+
+/// Whoever paused something may have forgotten it.
+async fn check_pauses(store: &Arc<dyn Store>, findings: &mut Findings) {
+    let pauses = match store.pauses().await {
+        Ok(pauses) => pauses,
+        Err(error) => {
+            findings.add("pauses", State::Broken, error.report(), "");
+            return;
+        }
+    };
+    for pause in pauses.iter().take(PAUSES_NAMED_MAX) {
+        let advice = paused::remedy(pause);
+        findings.add("pauses", State::Warning, paused::sentence(pause), &advice);
+    }
+    if pauses.len() > PAUSES_NAMED_MAX {
+        let found = format!("{} more are paused", pauses.len() - PAUSES_NAMED_MAX);
+        let advice = "see `tenants list` and `destinations list`";
+        findings.add("pauses", State::Warning, found, advice);
+    }
 }
 
 fn check_relays(settings: &Settings, relays: &[LiveRelay], unsent: u64, findings: &mut Findings) {

@@ -30,6 +30,18 @@ impl MutantStore {
             let lost =
                 (self.has(ClaimsByCursor) && record.seq < state.cursor && retry_at.is_none())
                     || (self.has(ClaimsOnce) && state.claimed.contains(&id));
+            if state.is_paused(&record.tenant)
+                && !self.has(ClaimsThePaused)
+                && !(self.has(ClaimsTheFailedOfThePaused) && has_waited(record))
+            {
+                claimed.waiting |= self.has(ThePausedWait);
+                if self.has(PutsThePausedOffForEver) && has_waited(record) {
+                    let later = now.after(std::time::Duration::from_secs(3_600));
+                    state.rows[at].record.delivery.retry_at = Some(later);
+                }
+                room = room.saturating_sub(usize::from(self.has(ThePausedTakeRoom)));
+                continue;
+            }
             let others_wait = self.has(WaitsForOthers) && status == Status::New;
             if lost || status == Status::Sent || !(ours || self.has(IgnoresTenants)) {
                 claimed.waiting |= others_wait && !ours;

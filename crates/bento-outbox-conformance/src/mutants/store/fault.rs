@@ -461,4 +461,82 @@ faults! {
     PurgesWithoutLimit,
     /// Sent events of any age are purged.
     PurgesAtAnyAge,
+
+    /// A claim reads what is paused.
+    ClaimsThePaused,
+    /// A claim reads what has failed before of a paused tenant.
+    ClaimsTheFailedOfThePaused,
+    /// What comes due of a paused tenant is put off, and stays so.
+    PutsThePausedOffForEver,
+    /// What is paused uses up the limit.
+    ThePausedTakeRoom,
+    /// A relay is told that something waits, where all of it is paused.
+    ThePausedWait,
+    /// Born leased although its tenant is paused.
+    BornThoughItsTenantIsPaused,
+    /// Born leased although a destination is paused.
+    BornThoughADestinationIsPaused,
+    /// Nothing is born leased while any tenant is paused.
+    OnePauseLeavesNobodyBorn,
+    /// Names are paused that nothing can have.
+    PausesAnyName,
+    /// What is paused already is paused anew.
+    PausesAgain,
+    /// It is said that all were paused that were asked for.
+    SaysAllWerePaused,
+    /// The reason of a pause is not kept.
+    ForgetsWhyItIsPaused,
+    /// It is not told what is paused.
+    HidesPauses,
+    /// What is paused is told last first.
+    ReversesPauses,
+    /// A resume does nothing, and says that it did.
+    ResumesNothing,
+    /// A resume is of tenants and destinations of that name.
+    ResumesEveryKind,
+    /// A resume is of all that is paused.
+    ResumesEverything,
+    /// What was put aside stays so when its destination is resumed.
+    ResumesLeaveAsleep,
+    /// What was put aside is never woken.
+    WakesNothing,
+    /// What was put aside is woken although its destination is paused.
+    WakesThePaused,
+    /// What waits for another attempt is woken.
+    WakesWhatFailed,
+    /// All that was put aside is woken at once.
+    WakesWithoutLimit,
+    /// The status does not tell what is paused.
+    StatusHidesPauses,
+    /// The status leaves paused tenants out that have no events.
+    StatusHidesThePausedWithoutEvents,
+    /// It is not told that a key is held by a pause of its tenant.
+    HeldKeysHidePausedTenants,
+    /// It is not told that a key is held by a pause of its destination.
+    HeldKeysHidePausedDestinations,
+    /// A dead letter of a paused tenant holds its key for the pause.
+    HeldKeysCallTheDeadPaused,
+
+    /// No change leaves an act.
+    AuditsNoChanges,
+    /// What changes nothing leaves an act.
+    AuditsWhatChangedNothing,
+    /// The act of a change comes after it.
+    AuditsLater,
+    /// An act names what was asked for, changed or not.
+    AuditsWhatWasAsked,
+    /// It is not kept who acted.
+    ForgetsWhoActed,
+    /// What was said about an act is not kept.
+    ForgetsNotes,
+    /// It is not kept what was changed.
+    ForgetsWhatWasChanged,
+    /// Acts that are handed over are not kept.
+    LosesHandedActs,
+    /// Acts are told oldest first.
+    ActsOldestFirst,
+    /// All acts are told, however many.
+    ActsWithoutLimit,
+    /// Every page begins with the newest act.
+    ActsFromTheNewest,
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bento_outbox::{
-    Delivery, HeldKey, OutboxRecord, Status, Tenant, TenantBacklog, TenantStatus, Timestamp,
+    Delivery, HeldKey, OutboxRecord, Pausable, Pause, Status, Tenant, TenantBacklog, TenantStatus,
+    Timestamp,
 };
 use uuid::Uuid;
 
@@ -74,6 +75,23 @@ impl MutantStore {
             ..status
         };
         let mut tenants: Vec<TenantStatus> = tenants.into_iter().map(named).collect();
+        for pause in self.state().pauses.values() {
+            let is_there = tenants.iter().any(|it| it.tenant_id == pause.name);
+            if pause.kind != Pausable::Tenant || self.has(StatusHidesPauses) {
+                continue;
+            }
+            if !is_there && !self.has(StatusHidesThePausedWithoutEvents) {
+                tenants.push(TenantStatus {
+                    tenant_id: pause.name.clone(),
+                    ..TenantStatus::default()
+                });
+            }
+            let paused = tenants.iter_mut().find(|it| it.tenant_id == pause.name);
+            if let Some(tenant) = paused {
+                tenant.paused = true;
+            }
+        }
+        tenants.sort_by(|one, other| one.tenant_id.cmp(&other.tenant_id));
         if self.has(ReversesTenants) {
             tenants.reverse();
         }
@@ -135,6 +153,18 @@ impl MutantStore {
             let Some((tenant, aggregate)) = self.held_key(record).filter(|_| !hidden) else {
                 continue;
             };
+            let said = record.delivery.error_message.as_deref();
+            let is_aside = state.pauses.values().any(|pause| {
+                pause.kind == Pausable::Destination
+                    && said == Some(Pause::aside(&pause.name).as_str())
+            });
+            let paused = (state.is_paused(&record.tenant) && !self.has(HeldKeysHidePausedTenants))
+                || (is_aside && !self.has(HeldKeysHidePausedDestinations));
+            let (because, until) = match because {
+                "dead" if !self.has(HeldKeysCallTheDeadPaused) => (because, until),
+                _ if paused => ("paused", None),
+                _ => (because, until),
+            };
             let behind = state.rows[at + 1..].iter().filter(|later| {
                 let status = later.record.delivery.status;
                 let waits = match status {
@@ -178,8 +208,8 @@ impl MutantStore {
         }
     }
 
-    pub(super) fn retried(&self, ids: &[Uuid]) -> u64 {
-        let mut changed = 0;
+    pub(super) fn retried(&self, ids: &[Uuid]) -> Vec<Uuid> {
+        let mut changed = Vec::new();
         for row in &mut self.state().rows {
             let record = &mut row.record;
             let may = match record.delivery.status {
@@ -190,7 +220,7 @@ impl MutantStore {
             if !may || !(ids.contains(&record.id) || self.has(RetriesAll)) {
                 continue;
             }
-            changed += 1;
+            changed.push(record.id);
             let Delivery {
                 retry_cnt,
                 error_message,
@@ -215,24 +245,23 @@ impl MutantStore {
                 _ => {}
             }
         }
-        if self.has(SaysAllWereRetried) {
-            return ids.len() as u64;
-        }
         changed
     }
 
-    pub(super) fn discarded(&self, ids: &[Uuid]) -> u64 {
+    pub(super) fn discarded(&self, ids: &[Uuid]) -> Vec<Uuid> {
         let rows = &mut self.state().rows;
-        let before = rows.len();
+        let mut gone = Vec::new();
         rows.retain(|row| {
             let goes = match row.record.delivery.status {
                 Status::Err => !self.has(DiscardsNothing),
                 Status::New => self.has(DiscardsTheNew),
                 Status::Sent => self.has(DiscardsTheSent),
             };
-            !(goes && (ids.contains(&row.record.id) || self.has(DiscardsAll)))
+            let goes = goes && (ids.contains(&row.record.id) || self.has(DiscardsAll));
+            gone.extend(goes.then_some(row.record.id));
+            !goes
         });
-        (before - rows.len()) as u64
+        gone
     }
 
     pub(super) fn purged(&self, age: Duration, limit: u32) -> u64 {

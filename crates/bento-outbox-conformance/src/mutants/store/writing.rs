@@ -154,7 +154,11 @@ impl MutantStore {
             let record = OutboxRecord::of(&event, tenant, state.seq, now);
             let due = record.available_at <= now || self.has(BornThoughDelayed);
             let first = !unsent.contains(&self.birth_key(&record));
-            let birth = birth.filter(|_| first && due && !self.has(NeverBorn));
+            let paused = (state.is_paused(&record.tenant)
+                && !self.has(BornThoughItsTenantIsPaused))
+                || (state.pauses_a_destination() && !self.has(BornThoughADestinationIsPaused))
+                || (self.has(OnePauseLeavesNobodyBorn) && !state.pauses.is_empty());
+            let birth = birth.filter(|_| first && due && !paused && !self.has(NeverBorn));
             if birth.is_some() {
                 let tenant = if self.has(LeasesForTheUnitsTenant) {
                     tenant.clone()

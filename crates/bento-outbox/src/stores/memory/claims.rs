@@ -24,6 +24,7 @@ pub(super) fn claim(rows: &mut Rows, claim: &Claim<'_>) -> Claimed {
             .is_some_and(|ours| !ours.contains(&record.tenant));
         let status = record.delivery.status;
         if theirs
+            || rows.is_paused(&record.tenant)
             || status == Status::Sent
             || (status == Status::Err && !claim.dead_letters_block)
             || claim.in_flight.contains(&record.seq)

@@ -1,5 +1,6 @@
 //! A store in memory: for tests and examples, and the model of the others.
 
+mod act;
 mod claims;
 mod search;
 
@@ -12,10 +13,12 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::act::{Act, Audited};
 use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::filter::{Filter, Page};
-use crate::record::{Delivery, OutboxRecord, Status};
+use crate::pause::{Pausable, Pause};
+use crate::record::{OutboxRecord, Status};
 use crate::store::{
     Appended, Birth, Claim, Claimed, Fence, HeldKey, Isolation, Lease, PARTITIONS, Relay,
     Savepoint, Settle, Standing, Store, TenantBacklog, TenantStatus, TransactionalStore, Verdict,
@@ -48,6 +51,8 @@ struct Rows {
     births: HashMap<Uuid, (Uuid, Timestamp)>,
     relays: HashMap<Uuid, (String, Timestamp)>,
     leases: HashMap<String, Vec<Held>>,
+    pauses: BTreeMap<(Pausable, String), Pause>,
+    acts: Vec<Audited>,
 }
 
 /// A partition: its epoch, and who holds it until when.
@@ -270,7 +275,9 @@ impl Store for MemoryStore {
                 Status::Err => tenant.dead += 1,
             }
         }
-        Ok(tenants.into_values().collect())
+        let mut tenants = tenants.into_values().collect();
+        TenantStatus::mark_paused(&mut tenants, &self.pauses().await?);
+        Ok(tenants)
     }
 
     async fn backlog(&self) -> Result<Vec<TenantBacklog>> {
@@ -313,6 +320,11 @@ impl Store for MemoryStore {
                 Status::New if record.available_at > now => "delayed",
                 _ => continue,
             };
+            let because = match because {
+                "dead" => because,
+                _ if rows.waits_for_a_pause(record) => "paused",
+                _ => because,
+            };
             let Some(key) = record.ordering_key() else {
                 continue;
             };
@@ -347,31 +359,46 @@ impl Store for MemoryStore {
         Ok(search::standing(&self.rows(), id, dead_letters_block))
     }
 
-    async fn retry(&self, ids: &[Uuid]) -> Result<u64> {
-        let mut rows = self.rows();
-        let dead = rows
-            .records
-            .iter_mut()
-            .filter(|record| record.delivery.status == Status::Err);
-        let mut changed = 0;
-        for record in dead.filter(|record| ids.contains(&record.id)) {
-            let error_message = record.delivery.error_message.take();
-            record.delivery = Delivery {
-                error_message,
-                ..Delivery::default()
-            };
-            record.lost_attempts = 0;
-            changed += 1;
-        }
-        Ok(changed)
+    async fn retry(&self, ids: &[Uuid], by: &str) -> Result<u64> {
+        Ok(self.rows().retry(ids, by))
     }
 
-    async fn discard(&self, ids: &[Uuid]) -> Result<u64> {
-        let mut rows = self.rows();
-        let before = rows.records.len();
-        rows.records
-            .retain(|record| record.delivery.status != Status::Err || !ids.contains(&record.id));
-        Ok((before - rows.records.len()) as u64)
+    async fn discard(&self, ids: &[Uuid], by: &str) -> Result<u64> {
+        Ok(self.rows().discard(ids, by))
+    }
+
+    async fn pause(
+        &self,
+        kind: Pausable,
+        names: &[String],
+        by: &str,
+        reason: Option<&str>,
+    ) -> Result<u64> {
+        self.rows().pause(kind, kind.names(names)?, by, reason)
+    }
+
+    async fn resume(&self, kind: Pausable, names: &[String], by: &str) -> Result<u64> {
+        Ok(self.rows().resume(kind, kind.names(names)?, by))
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>> {
+        Ok(self.rows().pauses.values().cloned().collect())
+    }
+
+    async fn wake(&self, limit: u32) -> Result<u64> {
+        Ok(self.rows().wake(limit as usize))
+    }
+
+    async fn audit(&self, act: &Act) -> Result<()> {
+        self.rows().note(act.clone());
+        Ok(())
+    }
+
+    async fn acts(&self, before: Option<i64>, limit: u32) -> Result<Vec<Audited>> {
+        let rows = self.rows();
+        let asked = |kept: &&Audited| before.is_none_or(|before| kept.number < before);
+        let newest_first = rows.acts.iter().rev().filter(asked);
+        Ok(newest_first.take(limit as usize).cloned().collect())
     }
 
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
@@ -485,7 +512,11 @@ impl TransactionalStore for MemoryStore {
             };
             let first =
                 record.ordering_key().is_none() || !rows.records.iter().chain(&earlier).any(waits);
-            if let Some(birth) = birth.filter(|_| first && record.available_at <= now) {
+            let goes = first
+                && record.available_at <= now
+                && !rows.is_paused(&record.tenant)
+                && !rows.pauses_a_destination();
+            if let Some(birth) = birth.filter(|_| goes) {
                 connection
                     .births
                     .insert(record.id, (birth.owner, now.after(birth.term)));

@@ -223,7 +223,7 @@ async fn leave_out_what_is_there(
 }
 
 /// The rows that stay leased, of those that were just inserted: those of whose key nothing before
-/// `first` is unsent. The others become anybody's. All within the transaction that nobody sees into.
+/// `first` is unsent, where nothing is paused that they may belong to. The others become anybody's. All within the transaction that nobody sees into.
 async fn born(
     store: &MySqlStore,
     connection: &mut MySqlConnection,
@@ -235,10 +235,13 @@ async fn born(
     let table = store.table();
     let found = sqlx::raw_sql(AssertSqlSafe(format!(
         "select o.id, o.seq, o.created_at,
-                (select 1 from {table} p where p.unsent_key = o.unsent_key and p.seq < {first} limit 1) is not null as held
+                (select 1 from {table} p where p.unsent_key = o.unsent_key and p.seq < {first} limit 1) is not null
+                or exists(select 1 from {pauses} where kind = 'destination')
+                or o.tenant_id in (select name from {pauses} where kind = 'tenant') as held
          from {table} o where o.id in ({}) and o.owner = '{}'",
         literals(rows.iter().map(|event| &event.id)),
         birth.owner,
+        pauses = store.helper("pauses"),
     )))
     .fetch_all(&mut *connection)
     .await

@@ -4,7 +4,7 @@
 //! has anything in it that needs escaping, and in numbers that differ each time. What became of
 //! failed records is one parameter.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use sqlx::mysql::MySqlRow;
@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::super::backlog::tenants_max;
 use super::super::sql::keep_taken;
-use super::MySqlStore;
 use super::rows::{COLUMNS, Failed, get, json, literals, record, uuid};
+use super::{MySqlStore, act};
 use crate::error::Result;
 use crate::record::OutboxRecord;
 use crate::store::{Claim, Claimed, Fence, PARTITIONS, Settle, Verdict};
@@ -79,7 +79,7 @@ async fn read(store: &MySqlStore, claim: &Claim<'_>) -> Result<Vec<MySqlRow>> {
         table = store.table(),
         index = store.index("waiting"),
         ours = narrow.ours(),
-        tenants = narrow.tenants("o.tenant_id"),
+        tenants = narrow.tenants(),
         goes = narrow.nothing_holds_waiting(),
         limit = claim.limit.div_ceil(2),
     );
@@ -124,10 +124,12 @@ async fn read_ready(
 ) -> Result<Vec<MySqlRow>> {
     let (table, index) = (store.table(), store.index("ready"));
     let (ours, goes) = (narrow.ours(), narrow.nothing_holds_ready());
+    let paused = paused(store);
     let of = |tenant: &String| {
         format!(
             "(select {COLUMNS}, o.owner from {table} o force index ({index})
-              where o.ready_tenant = '{tenant}' and not ({BORN}) {ours} {goes}
+              where o.ready_tenant = '{tenant}' and not exists({paused} and name = '{tenant}')
+                and not ({BORN}) {ours} {goes}
               order by o.seq limit {share})"
         )
     };
@@ -135,10 +137,24 @@ async fn read_ready(
     store.select(CLAIMING, &each.join(" union all ")).await
 }
 
+/// The names of the tenants that are paused.
+fn paused(store: &MySqlStore) -> String {
+    let pauses = store.helper("pauses");
+    format!("select name from {pauses} where kind = 'tenant'")
+}
+
+/// Waiting records that have come due while their tenant is paused: each claim would step over them.
+pub(super) fn due_but_paused(store: &MySqlStore) -> String {
+    format!(
+        "waiting_at <= utc_timestamp(6) and tenant_id in ({})",
+        paused(store)
+    )
+}
+
 /// How many tenants are listed in one round trip.
 const STEPS: usize = 32;
 
-/// Lists the tenants that have ready records, by jumping from one to the next in the index. Neither
+/// Lists the tenants that have ready records and are not paused, by jumping from one to the next in the index. Neither
 /// MySQL nor MariaDB jumps within one statement. At the end a step finds nothing, and the variable
 /// stays as it is.
 async fn list_tenants(store: &MySqlStore) -> Result<()> {
@@ -156,7 +172,16 @@ async fn list_tenants(store: &MySqlStore) -> Result<()> {
             let tenant: String = get(&row, "tenant")?;
             if tenants.last() == Some(&tenant) {
                 tenants.remove(0);
+                let paused = store.select(CLAIMING, &paused(store)).await?;
+                let paused: HashSet<String> = paused
+                    .iter()
+                    .map(|row| get(row, "name"))
+                    .collect::<Result<_>>()?;
+                tenants.retain(|tenant| !paused.contains(tenant));
                 store.backlog.list(tenants, begun);
+                if !paused.is_empty() {
+                    act::put_off(store).await?;
+                }
                 return Ok(());
             }
             tenants.push(tenant);
@@ -164,15 +189,31 @@ async fn list_tenants(store: &MySqlStore) -> Result<()> {
     }
 }
 
+/// So many waiting records are looked at for one whose tenant is not paused. Where all of those are
+/// paused, the relay looks again as late as where nothing waits.
+const LOOKED_AT_MAX: u32 = 1_000;
+
 /// What is to be known where nothing can be published now.
 async fn what_is_left(store: &MySqlStore, claim: &Claim<'_>) -> Result<Claimed> {
+    if !store.backlog.is_fresh() {
+        list_tenants(store).await?;
+    }
     let narrow = Narrow::new(store, claim);
     let table = store.table();
-    let (tenants, elsewhere) = (narrow.tenants("o.tenant_id"), narrow.elsewhere());
+    let (tenants, elsewhere) = (narrow.tenants(), narrow.elsewhere());
+    let listed: Vec<String> = store
+        .backlog
+        .carried(claim.relay)
+        .iter()
+        .map(|name| quoted(name))
+        .collect();
+    let of_these = match listed.len() {
+        0 => "and false".into(),
+        _ => format!("and o.ready_tenant in ({})", listed.join(", ")),
+    };
     let ready = format!(
         "from {table} o force index ({index}) where o.ready_tenant is not null {of_these}",
         index = store.index("ready"),
-        of_these = narrow.tenants("o.ready_tenant"),
     );
     let waiting = format!(
         "from {table} o force index ({index}) where o.waiting_at",
@@ -181,8 +222,10 @@ async fn what_is_left(store: &MySqlStore, claim: &Claim<'_>) -> Result<Claimed> 
     let rows = store.select(
         CLAIMING,
         &format!(
-            "select exists(select 1 {ready}) or exists(select 1 {waiting} is not null {tenants}) as waiting,
-                    exists(select 1 {ready} and not ({BORN}) {elsewhere} {ready_goes})
+            "select exists(select 1 {ready})
+                 or exists(select 1 from (select o.tenant_id {waiting} is not null
+                                          order by o.waiting_at limit {LOOKED_AT_MAX}) o where true {tenants}) as waiting,
+                    exists(select 1 {ready} {tenants} and not ({BORN}) {elsewhere} {ready_goes})
                  or exists(select 1 {waiting} <= utc_timestamp(6) and not ({BORN})
                                             {tenants} {elsewhere} {waiting_goes}) as elsewhere",
             ready_goes = narrow.nothing_holds_ready(),
@@ -237,12 +280,14 @@ impl<'a> Narrow<'a> {
         format!(" and o.part {among} ({})", parts.join(", "))
     }
 
-    fn tenants(&self, column: &str) -> String {
+    /// Of tenants that the relay carries and that are not paused.
+    fn tenants(&self) -> String {
+        let paused = format!("and o.tenant_id not in ({})", paused(self.store));
         let Some(tenants) = &self.claim.relay.tenants else {
-            return String::new();
+            return paused;
         };
         let names: Vec<String> = tenants.iter().map(Tenant::as_str).map(quoted).collect();
-        format!("and {column} in ({})", names.join(", "))
+        format!("and o.tenant_id in ({}) {paused}", names.join(", "))
     }
 
     fn not_in_flight(&self, alias: &str) -> String {

@@ -9,8 +9,14 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The migrations, in order; `{table}` is filled in. DDL is not undone when a migration is
 /// interrupted, so each of them can be applied again.
-pub(super) const MIGRATIONS: [Step; 1] =
-    [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
+pub(super) const MIGRATIONS: [Step; 2] = [
+    (1, "outbox", include_str!("migrations/0001_outbox.sql")),
+    (
+        3,
+        "operating",
+        include_str!("migrations/0003_operating.sql"),
+    ),
+];
 
 /// So long another migration may take, in seconds.
 const LOCK_SECONDS_MAX: u32 = 60;
@@ -111,7 +117,7 @@ async fn prepare(store: &MySqlStore, connection: &mut MySqlConnection) -> Result
             return Ok(());
         }
     }
-    let ours = ["", "_events", "_leases", "_relays"];
+    let ours = ["", "_events", "_leases", "_relays", "_pauses", "_audit"];
     let Some(name) = ours.into_iter().find(|name| is_there(name)) else {
         return Ok(());
     };

@@ -1,5 +1,6 @@
 //! MySQL 8.0.16 and later, MariaDB 10.6 and later.
 
+mod act;
 mod append;
 mod claims;
 mod inspect;
@@ -32,10 +33,12 @@ use self::migrate::MIGRATIONS;
 use self::transaction::Uncommitted;
 use super::Tables;
 use super::backlog::Backlog;
-use super::sql::error;
+use super::sql::{error, to_its_end};
+use crate::act::{Act, Audited};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::filter::{Filter, Page};
+use crate::pause::{Pausable, Pause};
 use crate::record::OutboxRecord;
 use crate::store::{
     Appended, Birth, Claim, Claimed, Fence, HeldKey, Inspection, Isolation, Lease, Relay,
@@ -254,12 +257,44 @@ impl Store for MySqlStore {
         search::standing(self, id, dead_letters_block).await
     }
 
-    async fn retry(&self, ids: &[Uuid]) -> Result<u64> {
-        operate::retry(self, ids).await
+    async fn retry(&self, ids: &[Uuid], by: &str) -> Result<u64> {
+        to_its_end(act::retry(self.clone(), ids.to_vec(), by.into())).await
     }
 
-    async fn discard(&self, ids: &[Uuid]) -> Result<u64> {
-        operate::discard(self, ids).await
+    async fn discard(&self, ids: &[Uuid], by: &str) -> Result<u64> {
+        to_its_end(act::discard(self.clone(), ids.to_vec(), by.into())).await
+    }
+
+    async fn pause(
+        &self,
+        kind: Pausable,
+        names: &[String],
+        by: &str,
+        reason: Option<&str>,
+    ) -> Result<u64> {
+        let (names, reason) = (kind.names(names)?, reason.map(Into::into));
+        to_its_end(act::pause(self.clone(), kind, names, by.into(), reason)).await
+    }
+
+    async fn resume(&self, kind: Pausable, names: &[String], by: &str) -> Result<u64> {
+        let names = kind.names(names)?;
+        to_its_end(act::resume(self.clone(), kind, names, by.into())).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>> {
+        act::pauses(self).await
+    }
+
+    async fn wake(&self, limit: u32) -> Result<u64> {
+        act::wake(self, limit).await
+    }
+
+    async fn audit(&self, act: &Act) -> Result<()> {
+        to_its_end(act::audit(self.clone(), act.clone())).await
+    }
+
+    async fn acts(&self, before: Option<i64>, limit: u32) -> Result<Vec<Audited>> {
+        act::acts(self, before, limit).await
     }
 
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {

@@ -8,9 +8,10 @@ use sqlx::mysql::MySqlRow;
 use uuid::Uuid;
 
 use super::super::sql::error;
-use super::MySqlStore;
 use super::rows::{COLUMNS, get, literals, micros, record, time, uuid};
+use super::{MySqlStore, act};
 use crate::error::Result;
+use crate::pause::ASIDE;
 use crate::record::OutboxRecord;
 use crate::store::{HeldKey, TenantBacklog, TenantStatus};
 
@@ -47,20 +48,22 @@ pub(super) async fn status(store: &MySqlStore) -> Result<Vec<TenantStatus>> {
     .map_err(|e| error("reading the status", e))?;
     let count =
         |row: &MySqlRow, column| get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0));
-    rows.iter()
-        .map(|row| {
-            let oldest: Option<i64> = get(row, "oldest")?;
-            Ok(TenantStatus {
-                tenant_id: get(row, "tenant_id")?,
-                new: count(row, "new")?,
-                retrying: count(row, "retrying")?,
-                sent: count(row, "sent")?,
-                dead: count(row, "dead")?,
-                oldest_new_seconds: oldest.map(|micros| micros.max(0) as f64 / 1e6),
-                sent_per_second: count(row, "minute")? as f64 / 60.0,
-            })
+    let tenants = rows.iter().map(|row| {
+        let oldest: Option<i64> = get(row, "oldest")?;
+        Ok(TenantStatus {
+            tenant_id: get(row, "tenant_id")?,
+            new: count(row, "new")?,
+            retrying: count(row, "retrying")?,
+            sent: count(row, "sent")?,
+            dead: count(row, "dead")?,
+            oldest_new_seconds: oldest.map(|micros| micros.max(0) as f64 / 1e6),
+            sent_per_second: count(row, "minute")? as f64 / 60.0,
+            paused: false,
         })
-        .collect()
+    });
+    let mut tenants = tenants.collect::<Result<Vec<_>>>()?;
+    TenantStatus::mark_paused(&mut tenants, &act::pauses(store).await?);
+    Ok(tenants)
 }
 
 /// What is ready, what waits and what is dead is counted by the index of each, in which nothing is
@@ -99,10 +102,15 @@ pub(super) async fn backlog(store: &MySqlStore) -> Result<Vec<TenantBacklog>> {
 }
 
 pub(super) async fn held_keys(store: &MySqlStore, limit: u32) -> Result<Vec<HeldKey>> {
-    let table = store.table();
+    let (table, pauses, [before, after]) = (store.table(), store.helper("pauses"), ASIDE);
     let rows = sqlx::query(AssertSqlSafe(format!(
         "select o.tenant_id, o.aggregate_type, o.aggregate_id, o.id,
-                case when o.status = 'ERR' then 'dead' when o.retry_at > utc_timestamp(6) then 'retrying'
+                case when o.status = 'ERR' then 'dead'
+                     when o.tenant_id in (select name from {pauses} where kind = 'tenant') then 'paused'
+                     when o.retry_at > utc_timestamp(6) and o.error_message in (
+                         select concat('{before}', name, '{after}') from {pauses} where kind = 'destination')
+                     then 'paused'
+                     when o.retry_at > utc_timestamp(6) then 'retrying'
                      else 'delayed' end as because,
                 o.waiting_at as until,
                 (select count(*) from {table} p
@@ -117,48 +125,20 @@ pub(super) async fn held_keys(store: &MySqlStore, limit: u32) -> Result<Vec<Held
     .map_err(|e| error("reading what waits", e))?;
     rows.iter()
         .map(|row| {
+            let because: String = get(row, "because")?;
             Ok(HeldKey {
                 tenant_id: get(row, "tenant_id")?,
                 aggregate_type: get(row, "aggregate_type")?,
                 aggregate_id: get(row, "aggregate_id")?,
                 id: uuid(get(row, "id")?)?,
-                because: get(row, "because")?,
-                until: get::<Option<NaiveDateTime>>(row, "until")?.map(time),
+                until: get::<Option<NaiveDateTime>>(row, "until")?
+                    .filter(|_| because != "paused")
+                    .map(time),
+                because,
                 waiting: u64::try_from(get::<i64>(row, "waiting")?).unwrap_or(0),
             })
         })
         .collect()
-}
-
-pub(super) async fn retry(store: &MySqlStore, ids: &[Uuid]) -> Result<u64> {
-    if ids.is_empty() {
-        return Ok(0);
-    }
-    let again = format!(
-        "update {} set status = 'NEW', retry_cnt = 0, retry_at = null, lost_attempts = 0
-         where status = 'ERR' and id in ({})",
-        store.table(),
-        literals(ids)
-    );
-    Ok(store
-        .execute("retrying dead letters", &again, None)
-        .await?
-        .rows_affected())
-}
-
-pub(super) async fn discard(store: &MySqlStore, ids: &[Uuid]) -> Result<u64> {
-    if ids.is_empty() {
-        return Ok(0);
-    }
-    let gone = format!(
-        "delete from {} where status = 'ERR' and id in ({})",
-        store.table(),
-        literals(ids)
-    );
-    Ok(store
-        .execute("discarding dead letters", &gone, None)
-        .await?
-        .rows_affected())
 }
 
 /// Only `SENT` records have a `sent_at`.

@@ -14,8 +14,9 @@ use crate::store::{Appended, Birth};
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
-/// An event is born leased if it is due and nothing earlier of its key is unsent. The hash is the
-/// column `ordering_key`'s; the sub-select is one look into an index.
+/// An event is born leased if it is due, nothing earlier of its key is unsent and nothing is paused
+/// that it may belong to. The hash is the column `ordering_key`'s, and the sub-select about it is one
+/// look into an index; those about pauses read a table of a few rows once a statement.
 pub(super) async fn append(
     store: &PostgresStore,
     connection: &mut PgConnection,
@@ -34,7 +35,10 @@ pub(super) async fn append(
                   select true from {table} p
                   where p.status <> 'SENT' and p.ordering_key = hashtextextended(
                       e.tenant_id || chr(31) || coalesce(e.aggregate_type, '') || chr(31) || e.aggregate_id, 0)
-                  limit 1) is null)"
+                  limit 1) is null)
+             and not exists (select from {pauses} where kind = 'destination')
+             and e.tenant_id <> all(array(select name from {pauses} where kind = 'tenant'))",
+            pauses = store.helper("pauses")
         )
     } else {
         "false and $16::uuid is null".into()

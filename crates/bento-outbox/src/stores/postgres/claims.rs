@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::super::backlog::tenants_max;
 use super::super::sql::{error, keep_taken};
 use super::rows::{COLUMNS, Failed, get, record};
-use super::{PostgresStore, floor};
+use super::{PostgresStore, act, floor};
 use crate::error::{Error, Result};
 use crate::store::{Claim, Claimed, Fence, Lease, PARTITIONS, Relay, Settle, Verdict};
 use crate::tenant::Tenant;
@@ -22,9 +22,9 @@ pub(super) const READY: &str =
 
 /// A record that was delayed or has failed before, and has not gone yet; and when it is due. An
 /// index has these words.
-const WAITING: &str =
+pub(super) const WAITING: &str =
     "o.status = 'NEW' and (o.error_message is not null or o.available_at > o.written_at)";
-const DUE_AT: &str = "greatest(o.available_at, o.retry_at)";
+pub(super) const DUE_AT: &str = "greatest(o.available_at, o.retry_at)";
 
 /// Records that one statement settles at most: a longer one is more than a record of TLS, and sqlx 0.9.0
 /// then waits for the server to acknowledge the first, which takes the kernel 40 ms (sqlx issue 4335).
@@ -32,6 +32,22 @@ const SETTLED_MAX: usize = 500;
 
 /// Nobody but the unit of work that wrote it may publish it yet.
 const BORN: &str = "o.owner is not null and o.lease_until > statement_timestamp()";
+
+/// The tenants that are paused. An array is read once a statement, and is a filter.
+fn paused(store: &PostgresStore) -> String {
+    let pauses = store.helper("pauses");
+    format!("all(array(select name from {pauses} where kind = 'tenant'))")
+}
+
+/// Waiting records that have come due while their tenant is paused: each claim would step over them.
+pub(super) fn due_but_paused(store: &PostgresStore) -> String {
+    format!(
+        "select o.id from {table} o where {WAITING} and {DUE_AT} <= statement_timestamp()
+           and o.tenant_id = any(array(select name from {pauses} where kind = 'tenant'))",
+        table = store.table(),
+        pauses = store.helper("pauses"),
+    )
+}
 
 /// Whether a `seq` is in none of the [runs] that begin in `$3` and end in `ends`.
 fn not_in_flight(seq: &str, ends: &str) -> String {
@@ -132,24 +148,27 @@ async fn read(store: &PostgresStore, claim: &Claim<'_>) -> Result<Vec<PgRow>> {
     let tenants = store.backlog.turn(claim.relay, tenants_max(claim.limit));
     let (begins, ends) = runs(claim.in_flight);
     sqlx::query(AssertSqlSafe(format!(
-        "with waiting as materialized (
+        "with turn as materialized (
+             select tenant from unnest($8::text[]) as tenant where tenant <> {paused}),
+         waiting as materialized (
              select o.* from {table} o
-             where {WAITING} and {DUE_AT} <= statement_timestamp() and not ({BORN})
+             where {WAITING} and {DUE_AT} <= statement_timestamp() and not ({BORN}) and o.tenant_id <> {paused}
                and ($4 or (o.ordering_key & {mask}) = any($5)) and ($6::text[] is null or o.tenant_id = any($6))
                and {not_in_flight} and {waiting_goes}
              order by {DUE_AT} limit $7 / 2 + $7 % 2)
          select {COLUMNS}, owner from (
              select * from waiting
              union all
-             select ready.* from unnest($8::text[]) t(tenant) cross join lateral (
+             select ready.* from turn t cross join lateral (
                  select o.* from {table} o
                  where {READY} and o.tenant_id = t.tenant and not ({BORN})
                    and {above}
                    and ($4 or (o.ordering_key & {mask}) = any($5)) and {not_in_flight} and {ready_goes}
                  order by o.seq
-                 limit ($7 - (select count(*) from waiting)) / greatest(cardinality($8), 1)) ready) claimed
+                 limit ($7 - (select count(*) from waiting)) / greatest((select count(*) from turn), 1)) ready) claimed
          order by seq",
         mask = PARTITIONS - 1,
+        paused = paused(store),
         not_in_flight = not_in_flight("o.seq", "$11"),
         waiting_goes = nothing_holds_waiting(&table, "$11"),
         ready_goes = nothing_holds_ready(&table, "$11"),
@@ -171,32 +190,52 @@ async fn read(store: &PostgresStore, claim: &Claim<'_>) -> Result<Vec<PgRow>> {
     .map_err(claiming)
 }
 
-/// Lists the tenants that have ready records, by jumping from one to the next in the index.
+/// Lists the tenants that have ready records and are not paused, by jumping from one to the next in
+/// the index.
 async fn list_tenants(store: &PostgresStore) -> Result<()> {
     let begun = Instant::now();
     let table = store.table();
     let floor = store.floor.known();
     let above = above("$1", "$2");
-    let tenants = sqlx::query_scalar(AssertSqlSafe(format!(
+    let listed: Vec<(String, bool)> = sqlx::query_as(AssertSqlSafe(format!(
         "with recursive t(tenant) as (
              (select o.tenant_id from {table} o where {READY} and {above} order by o.tenant_id, o.seq limit 1)
              union all
              select (select o.tenant_id from {table} o where {READY} and o.tenant_id > t.tenant and {above}
                      order by o.tenant_id, o.seq limit 1)
              from t where t.tenant is not null)
-         select tenant from t where tenant is not null"
+         select tenant, false from t where tenant is not null and tenant <> {paused}
+         union all
+         select '', true where exists (select from {pauses} where kind = 'tenant') and exists ({stale})",
+        paused = paused(store),
+        pauses = store.helper("pauses"),
+        stale = due_but_paused(store),
     )))
     .bind(floor.server)
     .bind(floor.seq)
     .fetch_all(&store.pool)
     .await
     .map_err(claiming)?;
-    store.backlog.list(tenants, begun);
+    let is_stale = listed.last().is_some_and(|(_, is_stale)| *is_stale);
+    let tenants = listed.into_iter().filter(|(_, is_stale)| !is_stale);
+    store
+        .backlog
+        .list(tenants.map(|(tenant, _)| tenant).collect(), begun);
+    if is_stale {
+        act::put_off(store).await?;
+    }
     Ok(())
 }
 
+/// So many waiting records are looked at for one whose tenant is not paused. Where all of those are
+/// paused, the relay looks again as late as where nothing waits.
+const LOOKED_AT_MAX: u32 = 1_000;
+
 /// What is to be known where nothing can be published now.
 async fn what_is_left(store: &PostgresStore, claim: &Claim<'_>) -> Result<Claimed> {
+    if !store.backlog.is_fresh() {
+        list_tenants(store).await?;
+    }
     let table = store.table();
     let floor = store.floor.known();
     let (begins, ends) = runs(claim.in_flight);
@@ -206,11 +245,20 @@ async fn what_is_left(store: &PostgresStore, claim: &Claim<'_>) -> Result<Claime
         mask = PARTITIONS - 1
     );
     let (waiting, elsewhere) = sqlx::query_as(AssertSqlSafe(format!(
-        "select exists(select from {table} o where {READY} and {above} and {ours})
-                    or exists(select from {table} o where {WAITING} and {ours}),
-                exists(select from {table} o where {READY} and {above} and not ({BORN}) and {ours} and {elsewhere} and {ready_goes})
+        "with turn as materialized (
+             select tenant from unnest($10::text[]) as tenant where tenant <> {paused})
+         select exists(select from turn cross join lateral (
+                           select from {table} o where {READY} and o.tenant_id = turn.tenant and {above} limit 1) ready)
+                    or exists(select from (select o.tenant_id from {table} o where {WAITING} and {ours}
+                                           order by {DUE_AT} limit {LOOKED_AT_MAX}) o where o.tenant_id <> {paused}),
+                exists(select from turn cross join lateral (
+                           select from {table} o
+                           where {READY} and o.tenant_id = turn.tenant and {above} and not ({BORN})
+                             and {elsewhere} and {ready_goes} limit 1) ready)
                     or exists(select from {table} o where {WAITING} and {DUE_AT} <= statement_timestamp()
-                                  and not ({BORN}) and {ours} and {elsewhere} and {waiting_goes})",
+                                  and not ({BORN}) and {ours} and o.tenant_id <> {paused} and {elsewhere}
+                                  and {waiting_goes})",
+        paused = paused(store),
         ready_goes = nothing_holds_ready(&table, "$9"),
         waiting_goes = nothing_holds_waiting(&table, "$9"),
         above = above("$7", "$8"),
@@ -224,6 +272,7 @@ async fn what_is_left(store: &PostgresStore, claim: &Claim<'_>) -> Result<Claime
     .bind(floor.server)
     .bind(floor.seq)
     .bind(ends)
+    .bind(store.backlog.carried(claim.relay))
     .fetch_one(&store.pool)
     .await
     .map_err(claiming)?;

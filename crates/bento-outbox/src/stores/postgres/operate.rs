@@ -8,9 +8,10 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::super::sql::error;
-use super::PostgresStore;
 use super::rows::{COLUMNS, get, record};
+use super::{PostgresStore, act};
 use crate::error::Result;
+use crate::pause::ASIDE;
 use crate::record::OutboxRecord;
 use crate::store::{HeldKey, Inspection, LiveRelay, TenantBacklog, TenantStatus};
 use crate::timestamp::Timestamp;
@@ -30,7 +31,18 @@ pub(super) async fn find(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<Outb
 pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
     let looking = |e| error("looking at the database", e);
     let (leases, relays) = (store.helper("leases"), store.helper("relays"));
-    let tables = [store.table(), leases.clone(), relays.clone()];
+    let all = ["SELECT", "INSERT", "UPDATE", "DELETE"];
+    let rights = [
+        (store.table(), &all[..]),
+        (leases.clone(), &all),
+        (relays.clone(), &all),
+        (store.helper("pauses"), &["SELECT", "INSERT", "DELETE"]),
+        (store.helper("audit"), &["SELECT", "INSERT"]),
+    ];
+    let (tables, verbs): (Vec<&str>, Vec<&str>) = rights
+        .iter()
+        .flat_map(|(table, verbs)| verbs.iter().map(move |verb| (table.as_str(), *verb)))
+        .unzip();
     let indexes = ["ready", "waiting", "holding", "unsent", "dead", "sent"];
     let (server, clock, oldest): (String, DateTime<Utc>, Option<f64>) = sqlx::query_as(
         "select split_part(version(), ' on ', 1), clock_timestamp(),
@@ -51,11 +63,11 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
     .await
     .map_err(looking)?;
     let forbidden = sqlx::query_scalar(
-        "select lower(verb) || ' on ' || name
-         from unnest($1::text[]) as name, unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE']) as verb
+        "select lower(verb) || ' on ' || name from unnest($1::text[], $2::text[]) as rights(name, verb)
          where not has_table_privilege(name, verb)",
     )
     .bind(tables)
+    .bind(verbs)
     .fetch_all(&store.pool)
     .await
     .map_err(looking)?;
@@ -104,19 +116,21 @@ pub(super) async fn status(store: &PostgresStore) -> Result<Vec<TenantStatus>> {
     .map_err(|e| error("reading the status", e))?;
     let count =
         |row: &PgRow, column| get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0));
-    rows.iter()
-        .map(|row| {
-            Ok(TenantStatus {
-                tenant_id: get(row, "tenant_id")?,
-                new: count(row, "new")?,
-                retrying: count(row, "retrying")?,
-                sent: count(row, "sent")?,
-                dead: count(row, "dead")?,
-                oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
-                sent_per_second: get(row, "rate")?,
-            })
+    let tenants = rows.iter().map(|row| {
+        Ok(TenantStatus {
+            tenant_id: get(row, "tenant_id")?,
+            new: count(row, "new")?,
+            retrying: count(row, "retrying")?,
+            sent: count(row, "sent")?,
+            dead: count(row, "dead")?,
+            oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
+            sent_per_second: get(row, "rate")?,
+            paused: false,
         })
-        .collect()
+    });
+    let mut tenants = tenants.collect::<Result<Vec<_>>>()?;
+    TenantStatus::mark_paused(&mut tenants, &act::pauses(store).await?);
+    Ok(tenants)
 }
 
 pub(super) async fn backlog(store: &PostgresStore) -> Result<Vec<TenantBacklog>> {
@@ -143,10 +157,14 @@ pub(super) async fn backlog(store: &PostgresStore) -> Result<Vec<TenantBacklog>>
 }
 
 pub(super) async fn held_keys(store: &PostgresStore, limit: u32) -> Result<Vec<HeldKey>> {
-    let table = store.table();
+    let (table, pauses, [before, after]) = (store.table(), store.helper("pauses"), ASIDE);
     let rows = sqlx::query(AssertSqlSafe(format!(
         "select o.tenant_id, o.aggregate_type, o.aggregate_id, o.id,
-                case when o.status = 'ERR' then 'dead' when o.retry_at > statement_timestamp() then 'retrying'
+                case when o.status = 'ERR' then 'dead'
+                     when o.tenant_id = any(array(select name from {pauses} where kind = 'tenant')) then 'paused'
+                     when o.retry_at > statement_timestamp() and o.error_message = any(array(
+                         select '{before}' || name || '{after}' from {pauses} where kind = 'destination')) then 'paused'
+                     when o.retry_at > statement_timestamp() then 'retrying'
                      else 'delayed' end as because,
                 greatest(o.retry_at, o.available_at) as until, behind.waiting
          from {table} o,
@@ -165,7 +183,7 @@ pub(super) async fn held_keys(store: &PostgresStore, limit: u32) -> Result<Vec<H
         .map(|row| {
             let because: String = get(row, "because")?;
             let until = get::<Option<DateTime<Utc>>>(row, "until")?
-                .filter(|_| because != "dead")
+                .filter(|_| because != "dead" && because != "paused")
                 .map(|time| Timestamp::clamped(time.timestamp_micros()));
             Ok(HeldKey {
                 tenant_id: get(row, "tenant_id")?,
@@ -178,31 +196,6 @@ pub(super) async fn held_keys(store: &PostgresStore, limit: u32) -> Result<Vec<H
             })
         })
         .collect()
-}
-
-pub(super) async fn retry(store: &PostgresStore, ids: &[Uuid]) -> Result<u64> {
-    let changed = sqlx::query(AssertSqlSafe(format!(
-        "update {} set status = 'NEW', retry_cnt = 0, retry_at = null, lost_attempts = 0
-         where id = any($1) and status = 'ERR'",
-        store.table()
-    )))
-    .bind(ids)
-    .execute(&store.pool)
-    .await
-    .map_err(|e| error("retrying dead letters", e))?;
-    Ok(changed.rows_affected())
-}
-
-pub(super) async fn discard(store: &PostgresStore, ids: &[Uuid]) -> Result<u64> {
-    let gone = sqlx::query(AssertSqlSafe(format!(
-        "delete from {} where id = any($1) and status = 'ERR'",
-        store.table()
-    )))
-    .bind(ids)
-    .execute(&store.pool)
-    .await
-    .map_err(|e| error("discarding dead letters", e))?;
-    Ok(gone.rows_affected())
 }
 
 pub(super) async fn purge(store: &PostgresStore, age: Duration, limit: u32) -> Result<u64> {

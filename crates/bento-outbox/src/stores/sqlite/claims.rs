@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::super::backlog::tenants_max;
 use super::super::sql::{error, keep_taken};
 use super::rows::{COLUMNS, Failed, get, json, readable};
-use super::{NOW, SqliteStore};
+use super::{NOW, SqliteStore, act};
 use crate::error::{Error, Result};
 use crate::store::{Claim, Claimed, Fence, PARTITIONS, Settle, Verdict};
 
@@ -27,9 +27,10 @@ const READY: &str = "o.status = 'NEW' and o.error_message is null
     and julianday(o.available_at) <= julianday(o.written_at)";
 
 /// A record that was delayed or has failed before, and has not gone yet; and when it is due.
-const WAITING: &str = "o.status = 'NEW'
+pub(super) const WAITING: &str = "o.status = 'NEW'
     and (o.error_message is not null or julianday(o.available_at) > julianday(o.written_at))";
-const DUE_AT: &str = "max(julianday(o.available_at), coalesce(julianday(o.retry_at), 0))";
+pub(super) const DUE_AT: &str =
+    "max(julianday(o.available_at), coalesce(julianday(o.retry_at), 0))";
 
 /// Nobody but the unit of work that wrote it may publish it yet.
 const BORN: &str = "(o.owner is not null and o.lease_until > (select now from clock))";
@@ -58,7 +59,23 @@ fn nothing_holds_waiting(table: &str) -> String {
 
 /// Whether a record is in a partition that the relay holds, of a tenant that it carries.
 const OURS: &str = "(?6 is null or o.tenant_id in (select value from json_each(?6)))";
+
+/// Whether a tenant is paused.
+fn paused(store: &SqliteStore) -> String {
+    let pauses = store.helper("pauses");
+    format!("in (select name from {pauses} where kind = 'tenant')")
+}
 const HELD: &str = "(?4 or o.partition in (select value from json_each(?5)))";
+
+/// Waiting records that have come due while their tenant is paused: each claim would step over them.
+pub(super) fn due_but_paused(store: &SqliteStore) -> String {
+    format!(
+        "select o.seq from {table} o
+         where {WAITING} and {DUE_AT} <= julianday('now') and o.tenant_id {paused}",
+        table = store.table(),
+        paused = paused(store),
+    )
+}
 
 pub(super) async fn claim(store: &SqliteStore, claim: &Claim<'_>) -> Result<Claimed> {
     let mut rows = Vec::new();
@@ -114,9 +131,10 @@ async fn read(store: &SqliteStore, claim: &Claim<'_>) -> Result<Vec<SqliteRow>> 
         "{CLOCK}, waiting as materialized (
              select o.seq from {table} o
              where {WAITING} and {DUE_AT} <= (select day from clock) and not {BORN} and {HELD} and {OURS}
-               and o.seq not in (select value from json_each(?3)) and {waiting_goes}
+               and not o.tenant_id {paused} and o.seq not in (select value from json_each(?3)) and {waiting_goes}
              order by {DUE_AT} limit ?7 / 2 + ?7 % 2),
-         turn as materialized (select value as tenant from json_each(?8)),
+         turn as materialized (
+             select value as tenant from json_each(?8) where not value {paused}),
          share as materialized (
              select (?7 - (select count(*) from waiting)) / max(1, (select count(*) from turn)) as most)
          select {COLUMNS}, owner from {table}
@@ -129,6 +147,7 @@ async fn read(store: &SqliteStore, claim: &Claim<'_>) -> Result<Vec<SqliteRow>> 
                and o.seq not in (select value from json_each(?3)) and {ready_goes}
              order by o.seq limit (select most from share))
          order by seq",
+        paused = paused(store),
         waiting_goes = nothing_holds_waiting(&table),
         ready_goes = nothing_holds_ready(&table),
     );
@@ -140,38 +159,64 @@ async fn read(store: &SqliteStore, claim: &Claim<'_>) -> Result<Vec<SqliteRow>> 
         .map_err(claiming)
 }
 
-/// Lists the tenants that have ready records, by jumping from one to the next in the index.
+/// Lists the tenants that have ready records and are not paused, by jumping from one to the next in the index.
 async fn list_tenants(store: &SqliteStore) -> Result<()> {
     let begun = Instant::now();
     let table = store.table();
-    let tenants = sqlx::query_scalar(AssertSqlSafe(format!(
+    let listed: Vec<(String, bool)> = sqlx::query_as(AssertSqlSafe(format!(
         "with recursive t(tenant) as (
              select min(o.tenant_id) from {table} o where {READY}
              union all
              select (select min(o.tenant_id) from {table} o where {READY} and o.tenant_id > t.tenant)
              from t where t.tenant is not null)
-         select tenant from t where tenant is not null"
+         select tenant, false from t where tenant is not null and not tenant {paused}
+         union all
+         select '', true where exists (select 1 from {pauses} where kind = 'tenant') and exists ({stale})",
+        paused = paused(store),
+        pauses = store.helper("pauses"),
+        stale = due_but_paused(store),
     )))
     .fetch_all(&store.pool)
     .await
     .map_err(claiming)?;
-    store.backlog.list(tenants, begun);
+    let is_stale = listed.last().is_some_and(|(_, is_stale)| *is_stale);
+    let tenants = listed.into_iter().filter(|(_, is_stale)| !is_stale);
+    store
+        .backlog
+        .list(tenants.map(|(tenant, _)| tenant).collect(), begun);
+    if is_stale {
+        act::put_off(store).await?;
+    }
     Ok(())
 }
 
+/// So many waiting records are looked at for one whose tenant is not paused. Where all of those are
+/// paused, the relay looks again as late as where nothing waits.
+const LOOKED_AT_MAX: u32 = 1_000;
+
 /// What is to be known where nothing can be published now.
 async fn what_is_left(store: &SqliteStore, claim: &Claim<'_>) -> Result<Claimed> {
+    if !store.backlog.is_fresh() {
+        list_tenants(store).await?;
+    }
     let table = store.table();
     let statement = format!(
-        "{CLOCK} select exists(select 1 from {table} o where {READY} and {OURS})
-                     or exists(select 1 from {table} o where {WAITING} and {OURS}),
-                exists(select 1 from {table} o where {READY} and not {BORN} and not {HELD} and {OURS} and {ready_goes})
+        "{CLOCK}, turn as materialized (
+             select value as tenant from json_each(?7) where not value {paused})
+         select exists(select 1 from turn cross join {table} o where {READY} and o.tenant_id = turn.tenant)
+                     or exists(select 1 from (select o.tenant_id from {table} o where {WAITING} and {OURS}
+                                              order by {DUE_AT} limit {LOOKED_AT_MAX}) where not tenant_id {paused}),
+                exists(select 1 from turn cross join {table} o
+                       where {READY} and o.tenant_id = turn.tenant and not {BORN} and not {HELD} and {ready_goes})
                      or exists(select 1 from {table} o where {WAITING} and {DUE_AT} <= (select day from clock)
-                                   and not {BORN} and not {HELD} and {OURS} and {waiting_goes})",
+                                   and not {BORN} and not {HELD} and {OURS} and not o.tenant_id {paused}
+                                   and {waiting_goes})",
+        paused = paused(store),
         ready_goes = nothing_holds_ready(&table),
         waiting_goes = nothing_holds_waiting(&table),
     );
     let row = of_claim(&statement, claim)?
+        .bind(json(&store.backlog.carried(claim.relay))?)
         .fetch_one(&store.pool)
         .await
         .map_err(claiming)?;

@@ -1,5 +1,6 @@
 //! SQLite, in a file.
 
+mod act;
 mod claims;
 mod leases;
 mod operate;
@@ -22,10 +23,12 @@ use uuid::Uuid;
 use self::rows::{NewRow, get, json, read_time, uuid};
 use super::Tables;
 use super::backlog::Backlog;
-use super::sql::{Step, error, migrate_error};
+use super::sql::{Step, error, migrate_error, to_its_end};
+use crate::act::{Act, Audited};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::filter::{Filter, Page};
+use crate::pause::{Pausable, Pause};
 use crate::record::OutboxRecord;
 use crate::store::{
     Appended, Birth, Claim, Claimed, Fence, HeldKey, Inspection, Isolation, Lease, Relay,
@@ -47,7 +50,14 @@ pub struct SqliteStore {
 }
 
 /// The migrations, in order; `{table}` is filled in.
-const MIGRATIONS: [Step; 1] = [(1, "outbox", include_str!("migrations/0001_outbox.sql"))];
+const MIGRATIONS: [Step; 2] = [
+    (1, "outbox", include_str!("migrations/0001_outbox.sql")),
+    (
+        3,
+        "operating",
+        include_str!("migrations/0003_operating.sql"),
+    ),
+];
 
 /// How often the file is looked at for a change by another process, while nothing is there.
 const CHANGE_POLL: Duration = Duration::from_millis(25);
@@ -360,12 +370,44 @@ impl Store for SqliteStore {
         search::standing(self, id, dead_letters_block).await
     }
 
-    async fn retry(&self, ids: &[Uuid]) -> Result<u64> {
-        operate::retry(self, ids).await
+    async fn retry(&self, ids: &[Uuid], by: &str) -> Result<u64> {
+        to_its_end(act::retry(self.clone(), ids.to_vec(), by.into())).await
     }
 
-    async fn discard(&self, ids: &[Uuid]) -> Result<u64> {
-        operate::discard(self, ids).await
+    async fn discard(&self, ids: &[Uuid], by: &str) -> Result<u64> {
+        to_its_end(act::discard(self.clone(), ids.to_vec(), by.into())).await
+    }
+
+    async fn pause(
+        &self,
+        kind: Pausable,
+        names: &[String],
+        by: &str,
+        reason: Option<&str>,
+    ) -> Result<u64> {
+        let (names, reason) = (kind.names(names)?, reason.map(Into::into));
+        to_its_end(act::pause(self.clone(), kind, names, by.into(), reason)).await
+    }
+
+    async fn resume(&self, kind: Pausable, names: &[String], by: &str) -> Result<u64> {
+        let names = kind.names(names)?;
+        to_its_end(act::resume(self.clone(), kind, names, by.into())).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>> {
+        act::pauses(self).await
+    }
+
+    async fn wake(&self, limit: u32) -> Result<u64> {
+        act::wake(self, limit).await
+    }
+
+    async fn audit(&self, act: &Act) -> Result<()> {
+        to_its_end(act::audit(self.clone(), act.clone())).await
+    }
+
+    async fn acts(&self, before: Option<i64>, limit: u32) -> Result<Vec<Audited>> {
+        act::acts(self, before, limit).await
     }
 
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
@@ -389,7 +431,8 @@ impl TransactionalStore for SqliteStore {
         &mut *transaction
     }
 
-    /// An event is born leased if it is due and nothing earlier of its key is unsent.
+    /// An event is born leased if it is due, nothing earlier of its key is unsent and nothing is
+    /// paused that it may belong to.
     async fn append(
         &self,
         connection: &mut SqliteConnection,
@@ -415,11 +458,14 @@ impl TransactionalStore for SqliteStore {
                           and (aggregate_id is null or not exists (select 1 from {table} p
                                where p.status <> 'SENT' and p.ordering_key = e.tenant_id || char(31) ||
                                      coalesce(e.aggregate_type, '') || char(31) || e.aggregate_id))
+                          and not exists (select 1 from {pauses} where kind = 'destination')
+                          and e.tenant_id not in (select name from {pauses} where kind = 'tenant')
                           as born
                    from (select key, {columns} from json_each(?1)) e)
              where true order by key
              on conflict (id) do nothing
              returning id, seq, created_at, owner is not null as leased",
+            pauses = self.helper("pauses"),
             columns = NewRow::COLUMNS
                 .map(|column| format!("value ->> '{column}' as {column}"))
                 .join(", ")

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::super::sql::error;
 use super::rows::{COLUMNS, get, json, record, time};
-use super::{NOW, SqliteStore};
+use super::{NOW, SqliteStore, act};
 use crate::error::Result;
+use crate::pause::ASIDE;
 use crate::record::OutboxRecord;
 use crate::store::{HeldKey, Inspection, LiveRelay, TenantBacklog, TenantStatus};
 
@@ -87,19 +88,21 @@ pub(super) async fn status(store: &SqliteStore) -> Result<Vec<TenantStatus>> {
     .fetch_all(&store.pool)
     .await
     .map_err(|e| error("reading the status", e))?;
-    rows.iter()
-        .map(|row| {
-            Ok(TenantStatus {
-                tenant_id: get(row, "tenant_id")?,
-                new: count(row, "new")?,
-                retrying: count(row, "retrying")?,
-                sent: count(row, "sent")?,
-                dead: count(row, "dead")?,
-                oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
-                sent_per_second: get(row, "rate")?,
-            })
+    let tenants = rows.iter().map(|row| {
+        Ok(TenantStatus {
+            tenant_id: get(row, "tenant_id")?,
+            new: count(row, "new")?,
+            retrying: count(row, "retrying")?,
+            sent: count(row, "sent")?,
+            dead: count(row, "dead")?,
+            oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
+            sent_per_second: get(row, "rate")?,
+            paused: false,
         })
-        .collect()
+    });
+    let mut tenants = tenants.collect::<Result<Vec<_>>>()?;
+    TenantStatus::mark_paused(&mut tenants, &act::pauses(store).await?);
+    Ok(tenants)
 }
 
 fn count(row: &SqliteRow, column: &str) -> Result<u64> {
@@ -131,11 +134,16 @@ pub(super) async fn backlog(store: &SqliteStore) -> Result<Vec<TenantBacklog>> {
 }
 
 pub(super) async fn held_keys(store: &SqliteStore, limit: u32) -> Result<Vec<HeldKey>> {
-    let table = store.table();
+    let (table, pauses, [before, after]) = (store.table(), store.helper("pauses"), ASIDE);
     let rows = sqlx::query(AssertSqlSafe(format!(
         "select * from (
              select o.seq, o.tenant_id, o.aggregate_type, o.aggregate_id, o.id,
-                    case when o.status = 'ERR' then 'dead' when o.retry_at > {NOW} then 'retrying'
+                    case when o.status = 'ERR' then 'dead'
+                         when o.tenant_id in (select name from {pauses} where kind = 'tenant') then 'paused'
+                         when o.retry_at > {NOW} and o.error_message in (
+                             select '{before}' || name || '{after}' from {pauses} where kind = 'destination')
+                         then 'paused'
+                         when o.retry_at > {NOW} then 'retrying'
                          else 'delayed' end as because,
                     case when o.retry_at > {NOW} then o.retry_at else o.available_at end as until,
                     (select count(*) from {table} p
@@ -154,7 +162,7 @@ pub(super) async fn held_keys(store: &SqliteStore, limit: u32) -> Result<Vec<Hel
         .map(|row| {
             let because: String = get(row, "because")?;
             let until = get::<Option<&str>>(row, "until")?
-                .filter(|_| because != "dead")
+                .filter(|_| because != "dead" && because != "paused")
                 .and_then(time);
             Ok(HeldKey {
                 tenant_id: get(row, "tenant_id")?,
@@ -167,31 +175,6 @@ pub(super) async fn held_keys(store: &SqliteStore, limit: u32) -> Result<Vec<Hel
             })
         })
         .collect()
-}
-
-pub(super) async fn retry(store: &SqliteStore, ids: &[Uuid]) -> Result<u64> {
-    let changed = sqlx::query(AssertSqlSafe(format!(
-        "update {} set status = 'NEW', retry_cnt = 0, retry_at = null, lost_attempts = 0
-         where id in (select value from json_each(?1)) and status = 'ERR'",
-        store.table()
-    )))
-    .bind(json(ids)?)
-    .execute(&store.pool)
-    .await
-    .map_err(|e| error("retrying dead letters", e))?;
-    Ok(changed.rows_affected())
-}
-
-pub(super) async fn discard(store: &SqliteStore, ids: &[Uuid]) -> Result<u64> {
-    let gone = sqlx::query(AssertSqlSafe(format!(
-        "delete from {} where id in (select value from json_each(?1)) and status = 'ERR'",
-        store.table()
-    )))
-    .bind(json(ids)?)
-    .execute(&store.pool)
-    .await
-    .map_err(|e| error("discarding dead letters", e))?;
-    Ok(gone.rows_affected())
 }
 
 pub(super) async fn purge(store: &SqliteStore, age: Duration, limit: u32) -> Result<u64> {
