@@ -33,8 +33,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
 use crate::commands::{
-    append, audit, bench, completions, config, dead, doctor, health, migrate, pausing, reference, replay, run,
-    schema, status, tail, why,
+    append, audit, bench, completions, config, dead, doctor, health, migrate, pausing, reference,
+    replay, run, schema, status, tail, why,
 };
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};

@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::{MySqlStore, PostgresStore};
 use bento_outbox::{
-    Act, Claim, Error, ErrorKind, Event, Fence, Filter, Outbox, Page, Pausable, Payload, Projector, ProjectorSettings, raise, Relay, Settle, Settlement, Status, Store, TransactionalStore, UnitOfWork, Verdict,
+    Act, Claim, Error, ErrorKind, Event, Fence, Filter, Outbox, Page, Pausable, Payload, Projector,
+    ProjectorSettings, Relay, Settle, Settlement, Status, Store, TransactionalStore, UnitOfWork,
+    Verdict, raise,
 };
 use bento_outbox_conformance::cancel::{cancel_after_each, cancel_at_every_await};
 use bento_outbox_conformance::faults::{Proxy, Way};

@@ -6,8 +6,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use bento_outbox::{Filter, Tenant, Timestamp};
 use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer};
 use uuid::Uuid;
 
 use crate::Problem;
@@ -87,10 +86,11 @@ fn wrong_body(what: &str) -> Problem {
 
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);
-    kind.and_then(|kind| kind.to_str().ok()).is_some_and(|kind| {
-        let kind = kind.split(';').next().unwrap_or_default().trim();
-        kind.eq_ignore_ascii_case("application/json")
-    })
+    kind.and_then(|kind| kind.to_str().ok())
+        .is_some_and(|kind| {
+            let kind = kind.split(';').next().unwrap_or_default().trim();
+            kind.eq_ignore_ascii_case("application/json")
+        })
 }
 
 /// The event's id in the path, in its usual form with hyphens.
@@ -129,7 +129,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<
 }
 
 /// An id as it is shown everywhere: `0190b2f4-7c3e-7cc1-8bd5-6fd3b3f6a001`.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy)]
 pub(crate) struct HyphenatedUuid(pub(crate) Uuid);
 
 impl<'de> Deserialize<'de> for HyphenatedUuid {
@@ -145,7 +145,6 @@ impl<'de> Deserialize<'de> for HyphenatedUuid {
 }
 
 /// A text that is searched for: not empty, and without control characters, which no event has.
-#[derive(Serialize)]
 pub(crate) struct Text(pub(crate) String);
 
 impl<'de> Deserialize<'de> for Text {
@@ -171,22 +170,22 @@ where
 }
 
 /// Filters of a body: an event must match all that are given.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Chosen {
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present")]
     ids: Option<Vec<HyphenatedUuid>>,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present")]
     tenant: Option<Tenant>,
-    #[serde(default, rename = "type", deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "type", deserialize_with = "present")]
     event_type: Option<Text>,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present")]
     aggregate: Option<Text>,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present")]
     since: Option<Timestamp>,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present")]
     until: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     all: bool,
 }
 
@@ -194,23 +193,13 @@ pub(crate) struct Chosen {
 pub(crate) const IDS_MAX: usize = 1_000;
 
 impl Chosen {
-    /// The filters as they were given.
-    pub(crate) fn shown(&self) -> Value {
-        serde_json::to_value(self).unwrap_or_default()
-    }
-
     /// The filter; it must be meant.
     ///
     /// # Errors
     /// 400 where neither a filter nor `all` was given, or both were.
     pub(crate) fn filter(self, of_what: &str) -> Result<Filter, Problem> {
-        let refuse = |what: String| {
-            Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "which events?",
-                what,
-            ))
-        };
+        let refuse =
+            |what: String| Err(Problem::new(StatusCode::BAD_REQUEST, "which events?", what));
         if let Some(ids) = &self.ids
             && !(1..=IDS_MAX).contains(&ids.len())
         {
@@ -222,18 +211,10 @@ impl Chosen {
             aggregate_id: self.aggregate.map(|text| text.0),
             since: self.since,
             until: self.until,
-            ids: self
-                .ids
-                .map(|ids| ids.into_iter().map(|id| id.0).collect()),
+            ids: self.ids.map(|ids| ids.into_iter().map(|id| id.0).collect()),
             ..Filter::default()
         };
-        let narrows = filter.tenant.is_some()
-            || filter.event_type.is_some()
-            || filter.aggregate_id.is_some()
-            || filter.since.is_some()
-            || filter.until.is_some()
-            || filter.ids.is_some();
-        match (narrows, self.all) {
+        match (filter != Filter::default(), self.all) {
             (true, false) | (false, true) => Ok(filter),
             (false, false) => refuse(format!(
                 "which {of_what}? Give ids, tenant, type, aggregate, since or until, or `\"all\": true`"

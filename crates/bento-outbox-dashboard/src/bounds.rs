@@ -84,6 +84,10 @@ mod tests {
         }
         assert_eq!(behind.await.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(begun.elapsed() <= ANSWER_WITHIN + Duration::from_secs(1));
-        assert_eq!(asked(&router, "/").await, StatusCode::OK, "its turn was given back");
+        assert_eq!(
+            asked(&router, "/").await,
+            StatusCode::OK,
+            "its turn was given back"
+        );
     }
 }

@@ -81,7 +81,12 @@ pub(crate) async fn show(
     EventId(id): EventId,
     Asked(shown): Asked<Shown>,
 ) -> Result<Json<EventColumns>, Problem> {
-    let record = admin.store.find(&[id]).await?.pop().ok_or_else(|| absent(id))?;
+    let record = admin
+        .store
+        .find(&[id])
+        .await?
+        .pop()
+        .ok_or_else(|| absent(id))?;
     Ok(Json(shown.columns(record)))
 }
 

@@ -118,8 +118,14 @@ fn paths() -> Vec<(&'static str, MethodRouter<Desk>)> {
         ("/api/v1/tenants/pause", post(pauses::pause_tenants)),
         ("/api/v1/tenants/resume", post(pauses::resume_tenants)),
         ("/api/v1/destinations", get(pauses::destinations)),
-        ("/api/v1/destinations/pause", post(pauses::pause_destinations)),
-        ("/api/v1/destinations/resume", post(pauses::resume_destinations)),
+        (
+            "/api/v1/destinations/pause",
+            post(pauses::pause_destinations),
+        ),
+        (
+            "/api/v1/destinations/resume",
+            post(pauses::resume_destinations),
+        ),
         ("/api/v1/audit", get(audit::list)),
     ]
 }

@@ -64,8 +64,9 @@ impl std::fmt::Display for Cursor {
 impl<'de> Deserialize<'de> for Cursor {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        Self::parse(&text)
-            .ok_or_else(|| D::Error::custom("a cursor is the `next` of an answer, as it stands there"))
+        Self::parse(&text).ok_or_else(|| {
+            D::Error::custom("a cursor is the `next` of an answer, as it stands there")
+        })
     }
 }
 

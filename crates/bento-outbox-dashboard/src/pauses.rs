@@ -149,7 +149,9 @@ pub(crate) async fn resume_destinations(
     Actor(actor): Actor,
     Given(to_resume): Given<ToResume>,
 ) -> Result<Json<Changed>, Problem> {
-    to_resume.resume(&admin, Pausable::Destination, &actor).await
+    to_resume
+        .resume(&admin, Pausable::Destination, &actor)
+        .await
 }
 
 impl ToPause {

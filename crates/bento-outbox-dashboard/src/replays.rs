@@ -8,9 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use bento_outbox::{
-    Act, Replayed, ReplayEnd, ReplaySettings, Result, Timestamp, replay, replayable,
-};
+use bento_outbox::{ReplayEnd, ReplaySettings, Replayed, Result, Timestamp, replay, replayable};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -112,7 +110,6 @@ pub(crate) async fn start(
     Actor(by): Actor,
     Given(order): Given<Order>,
 ) -> Result<Response, Problem> {
-    let shown = order.filter.shown();
     let settings = ReplaySettings {
         filter: order.filter.filter("sent events")?,
         per_second: order.rate.map(|rate| rate.0),
@@ -129,7 +126,7 @@ pub(crate) async fn start(
         id: Uuid::now_v7(),
         state: Progress::Counting,
         by,
-        filter: shown,
+        filter: settings.filter.shown(),
         rate: order.rate,
         matched: None,
         published: 0,
@@ -198,10 +195,10 @@ async fn carried_out(
             }
         }
     };
+    let filter = settings.filter.clone();
     let begun = async {
         let found = replayable(admin.store.as_ref(), &settings).await?;
-        let note = format!("begun: {} match", found.events);
-        let act = Act::new(&run.by, "replay", run.filter.clone(), 0, Some(&note));
+        let act = found.act(&run.by, &settings.filter);
         admin.store.audit(&act).await?;
         Ok::<_, bento_outbox::Error>(found)
     };
@@ -255,12 +252,8 @@ async fn carried_out(
         ReplayEnd::Refused { id, reason } => (Progress::Refused, Some(*id), Some(reason.clone())),
         ReplayEnd::Failed { reason } => (Progress::Failed, None, Some(reason.clone())),
     };
-    let note = match &reason {
-        Some(reason) => format!("{state:?}: {reason}"),
-        None => format!("{state:?}"),
-    };
     let published = replayed.published;
-    let act = Act::new(&run.by, "replay", run.filter, published, Some(&note.to_lowercase()));
+    let act = replayed.act(&run.by, &filter);
     if let Err(error) = admin.store.audit(&act).await {
         tracing::warn!(error = %error.report(), "the end of a replay is not in the audit");
     }
@@ -287,7 +280,10 @@ impl Replays {
             return Err(Problem::new(
                 StatusCode::CONFLICT,
                 "another replay runs",
-                format!("wait for replay {} or cancel it: they run one at a time", other.run.id),
+                format!(
+                    "wait for replay {} or cancel it: they run one at a time",
+                    other.run.id
+                ),
             ));
         }
         let (stop, stopping) = watch::channel(false);

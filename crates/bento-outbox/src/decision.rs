@@ -208,7 +208,11 @@ mod tests {
         let filter = Filter::default();
         let mut letters = DeadLetters::of(&store, &filter);
         let mut pages = Vec::new();
-        while let Some(page) = letters.decide(Decision::Discard, 800, "a test").await.unwrap() {
+        while let Some(page) = letters
+            .decide(Decision::Discard, 800, "a test")
+            .await
+            .unwrap()
+        {
             assert_eq!(page.changed, page.letters);
             pages.push(page.letters);
         }
@@ -222,13 +226,20 @@ mod tests {
         let filter = Filter::default();
         let mut letters = DeadLetters::of(&store, &filter);
         let mut met = 0;
-        while let Some(page) = letters.decide(Decision::Retry, 500, "a test").await.unwrap() {
+        while let Some(page) = letters
+            .decide(Decision::Retry, 500, "a test")
+            .await
+            .unwrap()
+        {
             met += page.letters;
             carry_all(&store).await;
         }
         assert_eq!(met, 600);
         let mut again = DeadLetters::of(&store, &filter);
-        assert_eq!(again.look(1_000).await.unwrap().map(|page| page.letters), Some(600));
+        assert_eq!(
+            again.look(1_000).await.unwrap().map(|page| page.letters),
+            Some(600)
+        );
         assert_eq!(again.look(1_000).await.unwrap(), None);
     }
 
@@ -243,9 +254,25 @@ mod tests {
                 .up_to(Some(seqs[4]))
         };
         let mut letters = bounded();
-        let page = letters.decide(Decision::Discard, 100, "a test").await.unwrap();
-        assert_eq!(page, Some(Decided { letters: 3, changed: 3, last: seqs[4] }));
-        assert_eq!(letters.decide(Decision::Discard, 100, "a test").await.unwrap(), None);
+        let page = letters
+            .decide(Decision::Discard, 100, "a test")
+            .await
+            .unwrap();
+        assert_eq!(
+            page,
+            Some(Decided {
+                letters: 3,
+                changed: 3,
+                last: seqs[4]
+            })
+        );
+        assert_eq!(
+            letters
+                .decide(Decision::Discard, 100, "a test")
+                .await
+                .unwrap(),
+            None
+        );
         assert_eq!(bounded().look(100).await.unwrap(), None, "they are gone");
         assert_eq!(store.records().len(), 7);
     }

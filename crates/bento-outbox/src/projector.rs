@@ -17,9 +17,9 @@ use tokio::sync::watch;
 
 use self::holding::Holding;
 use self::notices::Notices;
+use self::pausing::Pauses;
 pub use self::progress::Progress;
 use self::progress::Pulse;
-use self::pausing::Pauses;
 use self::publishing::HeldKeys;
 use crate::dead_letter::DeadLetterObserver;
 use crate::error::{Error, ErrorKind, Result};

@@ -16,6 +16,7 @@ use super::choice::Choice;
 use crate::connect;
 use crate::failure::{Failure, Result};
 use crate::logging;
+use crate::operator;
 use crate::settings::{self, Settings};
 use crate::stop::Stop;
 use crate::terminal::{self, counted};
@@ -113,11 +114,14 @@ impl Replay {
         }
         // What is sent from now on is not asked for.
         asked.up_to = found.last;
+        let (by, filter) = (operator::name(), asked.filter.clone());
+        store.audit(&found.act(&by, &filter)).await?;
         let (begun, progress) = (Instant::now(), Progress::of(found.events));
         let told = progress.clone();
         let tell = move |done: &ReplayProgress| told.tell(done);
-        let replayed = replay(store, bus, asked, tell, stop.requested()).await;
+        let replayed = replay(store.clone(), bus, asked, tell, stop.requested()).await;
         progress.bar.finish_and_clear();
+        let audited = store.audit(&replayed.act(&by, &filter)).await;
         let failure = self.failure(&found, &replayed);
         if failure.is_none() {
             let seconds = begun.elapsed().as_secs_f64();
@@ -128,6 +132,7 @@ impl Replay {
             ));
         }
         self.report(&found, replayed)?;
+        audited.map_err(|error| Failure::from(error).about("its end is not in the audit"))?;
         failure.map_or(Ok(ExitCode::SUCCESS), Err)
     }
 

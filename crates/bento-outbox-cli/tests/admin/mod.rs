@@ -198,6 +198,9 @@ fn the_status_is_that_of_the_command() {
     assert_eq!(answer["total"]["sent"], command["total"]["sent"]);
     let relays: Value = serde_json::from_str(&asked.get("/api/v1/relays").body).unwrap();
     assert_eq!(relays["relays"][0]["partitions"], 64);
-    assert_eq!(asked.get("/api/v1/held-keys").body, r#"{"held":[],"held_more":false}"#);
+    assert_eq!(
+        asked.get("/api/v1/held-keys").body,
+        r#"{"held":[],"held_more":false}"#
+    );
     assert_eq!(asked.get("/nowhere").status, 404);
 }

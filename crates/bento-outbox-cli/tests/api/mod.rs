@@ -72,16 +72,26 @@ fn the_api_keeps_to_its_document_whatever_it_is_asked() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(
+        ran.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
     let tested = said.lines().find(|line| line.contains("Tested:"));
-    assert!(tested.is_some_and(|line| line.contains("25")), "every operation is tested: {said}");
+    assert!(
+        tested.is_some_and(|line| line.contains("25")),
+        "every operation is tested: {said}"
+    );
     // It is still well after all that.
     let answer = asked.ask("/api/v1/status", &bearer(&asked));
     assert_eq!(answer.status, 200);
 }
 
 fn bearer(asked: &Asked) -> String {
-    format!("Host: 127.0.0.1:{}\r\nAuthorization: Bearer {TOKEN}\r\n", asked.port)
+    format!(
+        "Host: 127.0.0.1:{}\r\nAuthorization: Bearer {TOKEN}\r\n",
+        asked.port
+    )
 }
 
 /// Where `cargo x test` puts what is in wheels.
@@ -110,7 +120,10 @@ fn what_the_api_does_is_what_the_commands_show() {
     let discard = json!({ "filter": { "tenant": "acme" } });
     let done: Value =
         serde_json::from_str(&asked.post("/api/v1/dead-letters/discard", &discard).body).unwrap();
-    assert_eq!(done, json!({ "matched": 7, "changed": 7, "dry_run": false, "next": null }));
+    assert_eq!(
+        done,
+        json!({ "matched": 7, "changed": 7, "dry_run": false, "next": null })
+    );
     assert_eq!(asked.place.status()["total"]["dead"], 1);
     let audit: Value = serde_json::from_str(&asked.get("/api/v1/audit").body).unwrap();
     assert_eq!(audit["acts"][0]["by"], "api:127.0.0.1");
@@ -142,7 +155,12 @@ fn an_address_is_refused_or_had() {
         let variables = [&[("OUTBOX_ADMIN_ADDR", address)], more].concat();
         place.run_with(&["run", "--once"], &variables)
     };
-    for public in ["0.0.0.0:0", "[::]:0", "10.1.2.3:7077", "[::ffff:10.1.2.3]:0"] {
+    for public in [
+        "0.0.0.0:0",
+        "[::]:0",
+        "10.1.2.3:7077",
+        "[::ffff:10.1.2.3]:0",
+    ] {
         place
             .run_with(&["run"], &[("OUTBOX_ADMIN_ADDR", public)])
             .failed(2, "is not loopback, which needs an admin_token");

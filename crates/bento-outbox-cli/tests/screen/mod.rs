@@ -65,7 +65,10 @@ impl Browser {
     #[track_caller]
     fn is_unharmed(&self) {
         assert_ne!(self.title(), "taken");
-        assert_eq!(self.count("main img, main script, main b, main i, dialog img, dialog b"), 0);
+        assert_eq!(
+            self.count("main img, main script, main b, main i, dialog img, dialog b"),
+            0
+        );
         let complaints = self.complaints();
         assert!(complaints.is_empty(), "{complaints:?}");
     }
@@ -86,8 +89,14 @@ fn the_page_shows_what_is_there_and_runs_nothing_of_it() {
 
     browser.go_to("#dead");
     browser.says("#dead-found", "<b>bold</b>");
-    browser.says("#dead-found", "refused: <script>document.title='taken'</script>");
-    browser.says("#dead-found", "\"><img src=x onerror=\"document.title='taken'\">");
+    browser.says(
+        "#dead-found",
+        "refused: <script>document.title='taken'</script>",
+    );
+    browser.says(
+        "#dead-found",
+        "\"><img src=x onerror=\"document.title='taken'\">",
+    );
     assert_eq!(browser.count("#dead-found tbody tr"), 9);
     browser.press("#dead-found", "0190b2f4-7c3e-7cc1-8bd5-6fd3b3f6c000");
     browser.says("#detail", "It is a dead letter");
@@ -97,9 +106,15 @@ fn the_page_shows_what_is_there_and_runs_nothing_of_it() {
     browser.press("#detail", "Close");
     browser.press("#dead-found", "0190b2f4-7c3e-7cc1-8bd5-6fd3b3f6a001");
     browser.says("#detail", "It is a dead letter");
-    assert!(!browser.text("#detail").contains("1e400"), "no payload unless asked for");
+    assert!(
+        !browser.text("#detail").contains("1e400"),
+        "no payload unless asked for"
+    );
     browser.press("#detail", "Show the payload");
-    browser.says("#detail pre", r#"{"n":1e400,"text":"<script>document.title='taken'</script>"}"#);
+    browser.says(
+        "#detail pre",
+        r#"{"n":1e400,"text":"<script>document.title='taken'</script>"}"#,
+    );
     browser.is_unharmed();
     // Even if the table took such names: they are put on the page as text.
     let put = browser.run(
@@ -130,7 +145,11 @@ fn a_person_retries_discards_pauses_and_replays() {
     browser.press("#dead-actions", "Retry selected (1)");
     browser.says("#question", "Retry 1 dead letter?");
     browser.press("#question", "Cancel");
-    assert_eq!(asked.place.status()["total"]["dead"], 9, "asked, and not done");
+    assert_eq!(
+        asked.place.status()["total"]["dead"],
+        9,
+        "asked, and not done"
+    );
     browser.press("#dead-actions", "Retry selected (1)");
     browser.press("#question", "Retry");
     browser.says("#said", "1 dead letter retried");
@@ -194,7 +213,10 @@ fn the_page_asks_for_the_token_and_keeps_it_in_its_tab() {
         json!([]),
     );
     let kept: Vec<Value> = kept.as_array().unwrap().clone();
-    assert_eq!((&kept[0], &kept[1], &kept[3]), (&json!(0), &json!(""), &json!(1)));
+    assert_eq!(
+        (&kept[0], &kept[1], &kept[3]),
+        (&json!(0), &json!(""), &json!(1))
+    );
     assert!(!kept[2].as_str().unwrap().contains("s3cret"));
     browser.press("header", "Forget token");
     browser.says("#door", "admin_token");

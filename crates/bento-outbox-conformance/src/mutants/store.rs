@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bento_outbox::{
-    Act, Aggregate, Appended, Audited, Birth, Claim, Claimed, Event, Fence, Filter, HeldKey, Isolation, Lease, OutboxRecord, Page, PARTITIONS, Pausable, Pause, Relay, Result, Savepoint, Settle, Standing, Store, Tenant, TenantBacklog, TenantStatus, Timestamp, TransactionalStore,
+    Act, Aggregate, Appended, Audited, Birth, Claim, Claimed, Event, Fence, Filter, HeldKey,
+    Isolation, Lease, OutboxRecord, PARTITIONS, Page, Pausable, Pause, Relay, Result, Savepoint,
+    Settle, Standing, Store, Tenant, TenantBacklog, TenantStatus, Timestamp, TransactionalStore,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;

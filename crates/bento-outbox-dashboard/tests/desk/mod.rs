@@ -43,9 +43,7 @@ pub(crate) struct Answer {
 impl Desk {
     pub(crate) async fn full() -> Self {
         let (store, bus) = (MemoryStore::default(), Bus::default());
-        let mut events: Vec<Event> = (0..LETTERS)
-            .map(|_| event("order.placed", None))
-            .collect();
+        let mut events: Vec<Event> = (0..LETTERS).map(|_| event("order.placed", None)).collect();
         events[0].id = LETTER.parse().unwrap();
         events[0].aggregate = Aggregate::new("order", "7");
         let mut sent = event("order.paid", None);
@@ -60,7 +58,10 @@ impl Desk {
         bus.published.store(0, Ordering::SeqCst);
         bus.takes_letters.store(true, Ordering::SeqCst);
         let later = "2999-01-01T00:00:00Z".parse().unwrap();
-        let mut waiting = [event("stock.counted", None), event("stock.counted", Some("acme"))];
+        let mut waiting = [
+            event("stock.counted", None),
+            event("stock.counted", Some("acme")),
+        ];
         for event in &mut waiting {
             event.available_at = Some(later);
         }
@@ -80,7 +81,7 @@ impl Desk {
         }
     }
 
-    pub(crate) async fn with_token(mut self, token: &str) -> Self {
+    pub(crate) fn with_token(mut self, token: &str) -> Self {
         self.admin.token = Some(token.into());
         self.router = router(self.admin.clone());
         self
@@ -97,8 +98,12 @@ impl Desk {
 
     /// A change that somebody called anna asks for.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
-        let headers = [("content-type", "application/json"), ("outbox-actor", "anna")];
-        self.send(Method::POST, path, &headers, &body.to_string()).await
+        let headers = [
+            ("content-type", "application/json"),
+            ("outbox-actor", "anna"),
+        ];
+        self.send(Method::POST, path, &headers, &body.to_string())
+            .await
     }
 
     pub(crate) async fn send(
@@ -163,7 +168,10 @@ impl Answer {
     #[track_caller]
     pub(crate) fn problem(&self, status: u16, said: &str) {
         assert_eq!(self.status, status, "no {said:?}: {}", self.body);
-        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
         let problem: Value = serde_json::from_str(&self.body).unwrap();
         assert_eq!(problem["status"], status);
         let detail = problem["detail"].as_str().unwrap();
@@ -232,4 +240,3 @@ impl Publisher for Bus {
         Ok(())
     }
 }
-

@@ -17,7 +17,9 @@ pub(crate) fn operations() -> HashSet<(String, String)> {
     let of_path = |(path, methods): (&String, &Value)| {
         let methods: Vec<String> = methods.as_object().unwrap().keys().cloned().collect();
         let path = path.clone();
-        methods.into_iter().map(move |method| (path.clone(), method))
+        methods
+            .into_iter()
+            .map(move |method| (path.clone(), method))
     };
     paths.iter().flat_map(of_path).collect()
 }
