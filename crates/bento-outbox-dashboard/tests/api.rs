@@ -408,7 +408,7 @@ async fn a_page_of_another_origin_changes_nothing() {
 #[tokio::test]
 async fn without_the_token_nothing_is_told_and_nothing_done() {
     let desk = Desk::full().await.with_token("s3cret-enough");
-    let body = json!({ "filter": { "all": true } });
+    let text = json!({ "filter": { "all": true } }).to_string();
     for path in document::behind_the_door() {
         for method in [Method::GET, Method::POST] {
             let concrete = path.replace("{id}", LETTER);
@@ -416,7 +416,7 @@ async fn without_the_token_nothing_is_told_and_nothing_done() {
                 method,
                 &concrete,
                 &[("content-type", "application/json")],
-                &body.to_string(),
+                &text,
             );
             let answer = answer.await;
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{path}");
@@ -434,7 +434,7 @@ async fn without_the_token_nothing_is_told_and_nothing_done() {
         Method::POST,
         "/api/v1/dead-letters/retry",
         &let_in,
-        &body.to_string(),
+        &text,
     );
     assert_eq!(
         retried.await.json(200)["changed"],

@@ -1,1 +1,4 @@
+//! The operator's verbs.
+
+use super::*;
 
