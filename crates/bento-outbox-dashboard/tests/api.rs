@@ -430,12 +430,7 @@ async fn without_the_token_nothing_is_told_and_nothing_done() {
         ("origin", "https://relay.example"),
         ("content-type", "application/json"),
     ];
-    let retried = desk.send(
-        Method::POST,
-        "/api/v1/dead-letters/retry",
-        &let_in,
-        &text,
-    );
+    let retried = desk.send(Method::POST, "/api/v1/dead-letters/retry", &let_in, &text);
     assert_eq!(
         retried.await.json(200)["changed"],
         LETTERS,

@@ -151,41 +151,45 @@ impl Decided {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use async_trait::async_trait;
+    use std::time::Duration;
 
     use super::*;
     use crate::event::{Event, Payload};
-    use crate::projector::{Projector, ProjectorSettings};
-    use crate::publisher::Publisher;
-    use crate::record::{Outcome, Rejection, RejectionClass};
-    use crate::store::TransactionalStore as _;
+    use crate::store::{Claim, Fence, Relay, Settle, Settlement, TransactionalStore as _, Verdict};
     use crate::stores::MemoryStore;
     use crate::tenant::Tenant;
 
-    /// Takes nothing, ever.
-    struct Refusing;
-
-    #[async_trait]
-    impl Publisher for Refusing {
-        async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
-            let refused = |_| Outcome::rejected(RejectionClass::Permanent, "never");
-            batch.iter().map(refused).collect()
-        }
-
-        async fn check(&self) -> Result<(), Rejection> {
-            Ok(())
-        }
-    }
-
-    async fn carry_all(store: &MemoryStore) {
-        let settings = ProjectorSettings {
-            batch_size: 10_000,
-            ..ProjectorSettings::default()
+    /// Makes a dead letter of all that is to be sent.
+    async fn refuse_all(store: &MemoryStore) {
+        let relay = Relay::new(None);
+        let leases = store.lease(&relay, Duration::from_secs(10)).await.unwrap();
+        let claim = Claim {
+            relay: &relay,
+            leases: &leases,
+            limit: 10_000,
+            in_flight: &[],
+            ordered: true,
+            dead_letters_block: false,
         };
-        let projector = Projector::new(Arc::new(store.clone()), Arc::new(Refusing), settings);
-        projector.run_once().await.unwrap();
+        let records = store.claim(&claim).await.unwrap().records;
+        let refused = |record: &OutboxRecord| Settlement {
+            id: record.id,
+            verdict: Verdict::Dead {
+                counts: true,
+                reason: "never".into(),
+            },
+        };
+        let settlements: Vec<Settlement> = records.iter().map(refused).collect();
+        let settle = Settle {
+            fence: Fence::Leases {
+                relay: &relay,
+                leases: &leases,
+            },
+            keep_sent: true,
+            settlements: &settlements,
+        };
+        store.settle(&settle).await.unwrap();
+        store.release(&relay).await.unwrap();
     }
 
     /// A store with so many dead letters.
@@ -198,7 +202,7 @@ mod tests {
         let tenant = Tenant::default();
         let appended = store.append(connection, &tenant, &events, None).await;
         store.commit(transaction, &appended.unwrap()).await.unwrap();
-        carry_all(&store).await;
+        refuse_all(&store).await;
         store
     }
 
@@ -232,7 +236,7 @@ mod tests {
             .unwrap()
         {
             met += page.letters;
-            carry_all(&store).await;
+            refuse_all(&store).await;
         }
         assert_eq!(met, 600);
         let mut again = DeadLetters::of(&store, &filter);
