@@ -32,6 +32,7 @@ pub(crate) struct Replays(Mutex<VecDeque<Kept>>);
 
 struct Kept {
     run: Run,
+    stopped_by: Option<String>,
     stop: watch::Sender<bool>,
 }
 
@@ -168,10 +169,12 @@ pub(crate) async fn show(
 pub(crate) async fn cancel(
     State(replays): State<Arc<Replays>>,
     EventId(id): EventId,
+    Actor(by): Actor,
     Given(Nothing {}): Given<Nothing>,
 ) -> Result<Json<Run>, Problem> {
     let stopped = replays.changed(id, |kept| {
         if kept.run.ended_at.is_none() {
+            kept.stopped_by.get_or_insert(by);
             kept.run.state = Progress::Stopping;
             kept.stop.send_replace(true);
         }
@@ -253,7 +256,10 @@ async fn carried_out(
         ReplayEnd::Failed { reason } => (Progress::Failed, None, Some(reason.clone())),
     };
     let published = replayed.published;
-    let act = replayed.act(&run.by, &filter);
+    let stopped_by = replays
+        .upgrade()
+        .and_then(|replays| replays.stopped_by(run.id));
+    let act = replayed.act(stopped_by.as_deref().unwrap_or(&run.by), &filter);
     if let Err(error) = admin.store.audit(&act).await {
         tracing::warn!(error = %error.report(), "the end of a replay is not in the audit");
     }
@@ -287,9 +293,20 @@ impl Replays {
             ));
         }
         let (stop, stopping) = watch::channel(false);
-        runs.push_front(Kept { run, stop });
+        runs.push_front(Kept {
+            run,
+            stopped_by: None,
+            stop,
+        });
         runs.truncate(REMEMBERED_MAX);
         Ok(stopping)
+    }
+
+    /// Who told a run to stop.
+    fn stopped_by(&self, id: Uuid) -> Option<String> {
+        let runs = self.runs();
+        let kept = runs.iter().find(|kept| kept.run.id == id)?;
+        kept.stopped_by.clone()
     }
 
     /// A run after a change.

@@ -1,7 +1,7 @@
 //! What a relay answers at its `admin_addr`.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -86,13 +86,27 @@ pub(crate) fn sent(port: u16, what: &str, headers: &str, body: &str) -> Answer {
         "{what} HTTP/1.1\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(
+            stream.read_line(&mut head).unwrap() > 0,
+            "no whole head: {head:?}"
+        );
+    }
+    // Not everybody closes the connection when asked to.
+    let length = head.lines().find_map(|line| {
+        let (name, length) = line.split_once(':')?;
+        let is_it = name.eq_ignore_ascii_case("content-length");
+        is_it.then(|| length.trim().parse().unwrap())
+    });
+    let mut body = String::new();
+    let mut rest = stream.take(length.unwrap_or(u64::MAX));
+    rest.read_to_string(&mut body).unwrap();
     Answer {
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
         head: head.to_ascii_lowercase(),
-        body: body.into(),
+        body,
     }
 }
 

@@ -1,9 +1,11 @@
 //! The HTTP API of a running relay: held to its document by Schemathesis, and its door.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::admin::Asked;
@@ -65,7 +67,7 @@ fn the_api_keeps_to_its_document_whatever_it_is_asked() {
         .arg(format!("http://127.0.0.1:{}/openapi.json", asked.port))
         .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
         .args(["--checks", "all", "--phases", "examples,coverage,fuzzing"])
-        .args(["--max-examples", "20", "--seed", "1", "--workers", "2"])
+        .args(["--max-examples", "8", "--seed", "1", "--workers", "1"])
         .args(["--suppress-health-check", "all", "--request-timeout", "30"])
         .arg("--report-dir")
         .arg(&report)
@@ -79,7 +81,7 @@ fn the_api_keeps_to_its_document_whatever_it_is_asked() {
     );
     let tested = said.lines().find(|line| line.contains("Tested:"));
     assert!(
-        tested.is_some_and(|line| line.contains("25")),
+        tested.is_some_and(|line| line.ends_with(" 26")),
         "every operation is tested: {said}"
     );
     // It is still well after all that.
@@ -134,8 +136,8 @@ fn what_the_api_does_is_what_the_commands_show() {
         .run(&["dead", "list", "--json", "--payload"])
         .succeeded();
     let keys = |json: &str| -> Vec<String> {
-        let read: serde_json::Map<String, Value> = serde_json::from_str(json).unwrap();
-        read.keys().cloned().collect()
+        let read: BTreeMap<String, Box<RawValue>> = serde_json::from_str(json).unwrap();
+        read.into_keys().collect()
     };
     assert_eq!(keys(&shown.body), keys(of_command.stdout.trim_end()));
 
@@ -167,8 +169,8 @@ fn an_address_is_refused_or_had() {
     }
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    place
-        .run_with(&["run"], &[("OUTBOX_ADMIN_ADDR", &address)])
-        .failed(1, "admin_addr: nothing can be served at");
+    let ran = place.run_with(&["run"], &[("OUTBOX_ADMIN_ADDR", &address)]);
+    let said = format!("error: admin_addr: nothing can be served at {address}: ");
+    assert!(ran.code == Some(1) && ran.stderr.contains(&said), "{ran:?}");
     with("off", &[]).succeeded();
 }

@@ -5,7 +5,6 @@ mod list;
 mod show;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
