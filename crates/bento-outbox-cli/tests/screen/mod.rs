@@ -246,5 +246,5 @@ fn nothing_and_no_answer_are_said_in_words() {
     browser.is_unharmed();
     drop(asked);
     browser.run("$('refresh').click()", json!([]));
-    browser.says("#trouble", "The relay does not answer");
+    browser.says("#away", "The relay does not answer");
 }

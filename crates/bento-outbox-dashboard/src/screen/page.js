@@ -127,19 +127,21 @@ function say(text) {
   saidUntil = setTimeout(() => $("said").replaceChildren(), 12000);
 }
 
-function complain(problem) {
+// What goes wrong with what a person asked for stands until they ask for something else; what goes wrong
+// with the page's own questions, until they are answered.
+function complain(problem, place = "trouble") {
   if (problem.status === 401) return askForToken(problem);
   const text = problem instanceof Problem ? problem.message : `This page failed: ${problem.message}`;
-  const now = $("trouble").firstChild?.textContent;
-  if (now !== text) $("trouble").replaceChildren(el("p", {}, text));
+  const now = $(place).firstChild?.textContent;
+  if (now !== text) $(place).replaceChildren(el("p", {}, text));
 }
 
 // Does something that a person asked for, once.
 async function doing(pressed, work) {
   if (pressed) pressed.disabled = true;
+  $("trouble").replaceChildren();
   try {
     await work();
-    $("trouble").replaceChildren();
   } catch (problem) {
     complain(problem);
   } finally {
@@ -386,7 +388,7 @@ function pauseButton(kind, name, pause) {
 // A list that grows by "More": `path` gives a page, `rows` takes its entries, `build` shows them.
 function lister(place, path, member, build, none) {
   let entries = [], next = null, values = {};
-  const paint = () => show(place, [entries, next], () => entries.length === 0 ? empty(none(values)) : [
+  const paint = () => show(place, [entries, next, values], () => entries.length === 0 ? empty(none(values)) : [
     build(entries),
     next ? el("div", { class: "actions" }, button("More", "more", (event) => doing(event.target, () => load(next)), "quiet"),
       el("span", { class: "hint" }, `${count(entries.length, "row")} shown`)) : "",
@@ -586,13 +588,13 @@ async function refresh() {
     const health = await ask("health/ready");
     const wrong = [health.database, health.bus].filter(Boolean).join("; ");
     pulse(health.status === "ready" ? `ready, ${new Date().toISOString().slice(11, 19)}Z` : "not ready", health.status === "ready" ? "good" : "bad");
-    if (wrong) complain(new Problem(503, `Nothing can be carried: ${wrong}`)); else $("trouble").replaceChildren();
+    if (wrong) complain(new Problem(503, `Nothing can be carried: ${wrong}`), "away"); else $("away").replaceChildren();
     $("door").hidden = true;
     $("forget").hidden = token === null;
     $(section()).hidden = false;
   } catch (problem) {
     if (problem.status !== 401) { pulse("no answer", "bad"); $(section()).hidden = false; }
-    complain(problem);
+    complain(problem, "away");
     if (problem.status === 401) return;
   }
   if (mine === turn) timer = setTimeout(() => document.hidden ? undefined : refresh(), running ? RUNNING_MS : REFRESH_MS);
