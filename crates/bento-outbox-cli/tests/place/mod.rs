@@ -171,8 +171,8 @@ impl Ran {
     }
 }
 
-/// A relay in the background.
-pub(crate) struct Relay(Child);
+/// A relay in the background. It ends when this is dropped.
+pub(crate) struct Relay(Option<Child>);
 
 impl Relay {
     pub(crate) fn start(place: &Place, arguments: &[&str]) -> Self {
@@ -185,26 +185,34 @@ impl Relay {
         variables: &[(&str, &str)],
     ) -> Self {
         let mut command = place.command(arguments);
-        Self(
-            command
-                .envs(variables.iter().copied())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap(),
-        )
+        command
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self(Some(command.spawn().unwrap()))
     }
 
     /// One whose log is read while it runs.
     pub(crate) fn logging(place: &Place, arguments: &[&str], log: &Path) -> Self {
         let mut command = place.command(arguments);
-        Self(command.stderr(File::create(log).unwrap()).spawn().unwrap())
+        command.stderr(File::create(log).unwrap());
+        Self(Some(command.spawn().unwrap()))
     }
 
     /// Gives it a signal and waits for its end.
-    pub(crate) fn told(self, name: &str) -> Ran {
-        signal(&self.0, name);
-        Ran::of(self.0.wait_with_output().unwrap())
+    pub(crate) fn told(mut self, name: &str) -> Ran {
+        let child = self.0.take().unwrap();
+        signal(&child, name);
+        Ran::of(child.wait_with_output().unwrap())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
