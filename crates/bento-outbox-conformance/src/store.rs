@@ -20,10 +20,12 @@ use uuid::Uuid;
 pub mod auditing;
 pub mod births;
 pub mod carrying;
+pub mod commanding;
 pub mod leasing;
 pub mod operating;
 pub mod pausing;
 pub mod reading;
+pub mod receiving;
 pub mod replaying;
 pub mod settling;
 pub mod suffering;
@@ -108,6 +110,21 @@ macro_rules! store_cases {
             operating::only_old_sent_events_are_purged,
             operating::the_backlog_is_what_is_not_sent,
             operating::keys_that_wait_say_why,
+            receiving::only_the_first_time_is_the_first,
+            receiving::each_consumer_receives_for_itself,
+            receiving::each_tenant_receives_for_itself,
+            receiving::deliveries_at_the_same_time_have_their_effects_once,
+            receiving::a_second_delivery_waits_for_the_first,
+            receiving::of_those_that_wait_one_goes_on,
+            receiving::a_failed_effect_leaves_the_message_unreceived,
+            receiving::a_nested_unit_takes_what_it_received_with_it,
+            receiving::a_cancelled_delivery_has_its_effects_once,
+            receiving::a_receipt_that_did_not_end_rolls_back,
+            receiving::names_are_told_apart_byte_for_byte,
+            receiving::names_out_of_bounds_are_refused,
+            receiving::what_a_message_raises_says_so,
+            receiving::only_what_is_old_is_forgotten,
+            receiving::a_relay_forgets_what_is_old,
             reading::events_are_found_by_every_filter,
             reading::pages_have_no_gaps_and_no_doubles,
             reading::a_page_is_bounded,
@@ -129,6 +146,13 @@ macro_rules! store_cases {
             pausing::what_is_paused_is_told_everywhere,
             pausing::what_was_put_aside_is_due_when_its_destination_goes_on,
             pausing::a_paused_destination_is_left_alone_and_others_go_on,
+            commanding::a_command_runs_once_and_answers_the_same,
+            commanding::a_key_of_another_request_is_refused,
+            commanding::each_tenant_has_its_own_commands,
+            commanding::a_second_call_waits_for_the_first,
+            commanding::a_failed_command_runs_again,
+            commanding::a_cancelled_command_runs_once,
+            commanding::an_answer_comes_back_byte_for_byte,
             carrying::every_event_is_carried_once_in_order,
             carrying::a_refused_event_delays_only_its_own_key,
             carrying::an_event_ends_as_a_dead_letter_after_its_attempts,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::MemoryStore;
 use bento_outbox::{
-    Destination, Event, Filter, ImmediateSettings, MessageBus, Outbox, Pausable, Payload,
+    Destination, Event, Filter, ImmediateSettings, MessageBus, Outbox, Page, Pausable, Payload,
     Projector, ProjectorSettings, RetrySettings, Status, Store, raise,
 };
 use tokio::time::{sleep, timeout};
@@ -20,7 +20,7 @@ const BY: &str = "cli:anna@relay-1";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn letters(db: &Database) -> Vec<Uuid> {
-    let found = db.store.dead_letters(&Filter::default(), 0, 10).await;
+    let found = db.store.events(&Filter::default(), &Page::default()).await;
     found.unwrap().iter().map(|record| record.id).collect()
 }
 
@@ -69,7 +69,7 @@ async fn operators_at_the_same_time_change_each_thing_once() {
         .await;
         let ids: Vec<Uuid> = db
             .store
-            .dead_letters(&Filter::default(), 0, 100)
+            .events(&Filter::default(), &Page::default())
             .await
             .unwrap()
             .iter()

@@ -6,15 +6,16 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::{MySqlStore, PostgresStore};
 use bento_outbox::{
-    Act, Claim, Error, ErrorKind, Event, Fence, Filter, Outbox, Page, Pausable, Payload, Projector,
-    ProjectorSettings, Relay, Settle, Settlement, Status, Store, TransactionalStore, UnitOfWork,
-    Verdict, raise,
+    Act, Cause, Claim, Commands, Error, ErrorKind, Event, Fence, Filter, Inbox, Outbox, Page,
+    Pausable, Payload, Projector, ProjectorSettings, Relay, Settle, Settlement, Status, Store,
+    TransactionalStore, UnitOfWork, Verdict, raise,
 };
 use bento_outbox_conformance::cancel::{cancel_after_each, cancel_at_every_await};
 use bento_outbox_conformance::faults::{Proxy, Way};
@@ -150,6 +151,8 @@ on_every_server!(
     a_dropped_begin_leaves_nothing_open,
     a_dropped_unit_of_work_is_whole_or_nothing,
     a_dropped_commit_goes_on_and_a_dropped_rollback_too,
+    a_dropped_delivery_has_its_effects_once,
+    a_dropped_command_runs_once,
     the_relays_futures_may_be_dropped_too,
     a_commit_whose_answer_is_lost_is_looked_up,
 );
@@ -270,6 +273,58 @@ async fn a_dropped_commit_goes_on_and_a_dropped_rollback_too<S: Orders>() {
         let there = slow.counts().await.0 - before;
         assert_eq!(there, if commits { ended } else { 0 });
     }
+}
+
+/// Whatever became of a delivery that was dropped, the next one makes it whole.
+async fn a_dropped_delivery_has_its_effects_once<S: Orders>() {
+    let slow = S::slow().await;
+    let inbox = Inbox::new(&Outbox::new(slow.store.clone()));
+    let number = AtomicI64::new(1);
+    let deliver = async || {
+        let message = Cause {
+            message_id: number.load(Ordering::Relaxed).to_string(),
+            ..Cause::default()
+        };
+        let effects = async |uow: &mut UnitOfWork<S>| {
+            S::order(uow.tx(), 1).await;
+            raise(event())
+        };
+        inbox.handle("bills", message, effects).await
+    };
+    let settled = async |_| {
+        slow.sound().await;
+        deliver().await.unwrap();
+        let so_many = number.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(slow.counts().await, (so_many, so_many));
+    };
+    let dropped = cancel_after_each(delays(), deliver, settled).await;
+    assert!(dropped >= 10, "only {dropped} moments were tried");
+    cancel_at_every_await(deliver, settled).await;
+}
+
+async fn a_dropped_command_runs_once<S: Orders>() {
+    let slow = S::slow().await;
+    let commands = Commands::new(&Outbox::new(slow.store.clone()));
+    let number = AtomicI64::new(1);
+    let call = async || {
+        let n = number.load(Ordering::Relaxed);
+        let work = async |uow: &mut UnitOfWork<S>| {
+            S::order(uow.tx(), n).await;
+            raise(event())?;
+            Ok::<_, Error>(n)
+        };
+        commands.run_once(&n.to_string(), "f", work).await
+    };
+    let settled = async |_| {
+        slow.sound().await;
+        let so_many = number.load(Ordering::Relaxed);
+        assert_eq!(call().await.unwrap(), so_many);
+        number.store(so_many + 1, Ordering::Relaxed);
+        assert_eq!(slow.counts().await, (so_many, so_many));
+    };
+    let dropped = cancel_after_each(delays(), call, settled).await;
+    assert!(dropped >= 10, "only {dropped} moments were tried");
+    cancel_at_every_await(call, settled).await;
 }
 
 async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
@@ -406,6 +461,18 @@ async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
     cancel_after_each(
         few(),
         async || assert!(store.purge(term, 9).await.unwrap() == 0),
+        look,
+    )
+    .await;
+    cancel_after_each(
+        few(),
+        async || assert!(store.purge_inbox(term, 9).await.unwrap() == 0),
+        look,
+    )
+    .await;
+    cancel_after_each(
+        few(),
+        async || assert!(store.purge_commands(term, 9).await.unwrap() == 0),
         look,
     )
     .await;

@@ -14,6 +14,7 @@ mod cancel;
 mod cancellation;
 mod chaos;
 mod commits;
+mod consuming;
 mod faults;
 mod flights;
 mod flights_brokers;

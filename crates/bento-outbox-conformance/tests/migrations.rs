@@ -12,11 +12,11 @@ use tokio::time::timeout;
 
 use crate::table::{Database, Sql, empty, migrated};
 
+/// The migrations that there are.
+pub(crate) const VERSIONS: [i64; 3] = [1, 2, 3];
+
 /// So long a migration may wait for another one.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The versions of the migrations.
-const VERSIONS: &[i64] = &[1, 3];
 
 /// The error of a store whose tables do not fit, which says all of `words`.
 fn refused<T: std::fmt::Debug>(result: Result<T>, words: &[&str]) {
@@ -68,7 +68,12 @@ async fn migrations_at_the_same_time_take_turns() {
                 .await
                 .expect("no migration waits for ever");
             let applied: Result<Vec<_>> = done.unwrap().into_iter().collect();
-            assert!(applied.unwrap().concat().contains(&1), "{}", db.name);
+            let applied = applied.unwrap().concat();
+            assert!(
+                VERSIONS.iter().all(|version| applied.contains(version)),
+                "{}",
+                db.name
+            );
             assert_eq!(versions(&db).await.len(), VERSIONS.len(), "{}", db.name);
             db.store.check().await.unwrap();
         }
@@ -149,21 +154,59 @@ async fn tables_of_another_version_are_refused() {
         }
         refused(db.store.check().await, &["version 99", "newer", "upgrade"]);
 
-        db.run("delete from outbox_migrations where version > 1")
+        db.run("delete from outbox_migrations where version = 99")
             .await;
-        db.run("update outbox_migrations set version = 0").await;
-        refused(
-            db.store.check().await,
-            &["version 0", "older", "bento-outbox migrate"],
-        );
-
         db.run(&format!(
-            "update outbox_migrations set version = 1, checksum = {}",
+            "update outbox_migrations set checksum = {} where version = 1",
             db.bytes("00")
         ))
         .await;
         for _ in 0..4 {
             refused(migrate(&db).await, &["migration 1", "another text"]);
+        }
+
+        db.run("delete from outbox_migrations where version > 1")
+            .await;
+        refused(
+            db.store.check().await,
+            &["version 1", "older", "bento-outbox migrate"],
+        );
+    }
+}
+
+/// What was there before stays, and each step's tables must be nobody else's.
+#[tokio::test]
+async fn tables_of_the_first_version_are_upgraded() {
+    for db in migrated().await {
+        db.run("insert into outbox (type, payload) values ('a', '1')")
+            .await;
+        // As the first version left them, but for a table of the user's own that is in the way.
+        db.run("delete from outbox_migrations where version > 1")
+            .await;
+        db.run("drop table outbox_commands; drop table outbox_pauses; drop table outbox_audit")
+            .await;
+        refused(
+            db.store.migrate().await,
+            &["which bento-outbox did not make"],
+        );
+        db.run("drop table outbox_inbox").await;
+        assert_eq!(
+            db.store.migrate().await.unwrap(),
+            VERSIONS[1..],
+            "{}",
+            db.name
+        );
+        db.store.check().await.unwrap();
+        assert_eq!(db.claim().await.len(), 1);
+        db.run("insert into outbox_inbox (consumer, message_id) values ('bills', '1')")
+            .await;
+        let lines = "select consumer, tenant_id, message_id from outbox_inbox where received_at is not null";
+        assert_eq!(db.lines(lines).await.len(), 1, "{}", db.name);
+        for (consumer, message) in [("bills", "1"), ("", "1"), ("bills", "")] {
+            let row = format!(
+                "insert into outbox_inbox (consumer, message_id) values ('{consumer}', '{message}')"
+            );
+            assert!(db.try_run(&row).await.is_err(), "{}: {row}", db.name);
         }
     }
 }

@@ -83,6 +83,7 @@ async fn what_the_book_says_of_writers_is_enough_for_them() {
     let id = Uuid::now_v7().simple();
     let roles = format!(
         "create role service_{id} login; grant select, insert, update on outbox to service_{id};
+         grant select on outbox_pauses to service_{id};
          create role writer_{id} login; grant insert on outbox to writer_{id};"
     );
     sqlx::raw_sql(AssertSqlSafe(roles))

@@ -31,12 +31,19 @@ pub enum ErrorKind {
     WrongTenant,
     /// An event, tenant or header outside its grammar, or a payload that is not what it says.
     InvalidEvent,
+    /// The name of a consumer, the id of a message, or the key or fingerprint of a command, that is
+    /// empty, too long, or has control characters or blanks at an end.
+    InvalidName,
+    /// The key of a command that has run for another request. Nothing was done: a new request needs
+    /// a key of its own.
+    KeyReused,
     /// An event of a type that the registry does not have, or has under another Rust type.
     UnknownType,
     /// An event of a version that this program does not know: newer than its own, or older than it
     /// has upcasters for. A newer one is read after an update of the program.
     UnknownVersion,
-    /// An event whose payload is not what its type and version say.
+    /// An event whose payload is not what its type and version say, or the answer of a command that
+    /// is not what this program takes it for.
     Undecodable,
     /// A setting outside its range, or settings that contradict each other.
     InvalidSetting,

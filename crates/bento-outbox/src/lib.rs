@@ -79,6 +79,8 @@
 //! | publisher | a message bus, as the outbox sees it; it *publishes*: [`Publisher`] |
 //! | projector | the relay: it *claims* records, has them published and *settles* them: [`Projector`] |
 //! | destination | a bus that events may be routed to: [`MessageBus`] |
+//! | inbox | the messages that a consumer has received; *received* is one with its effects: [`Inbox`] |
+//! | command | a request that runs once, by its key: [`Commands`] |
 //! | outcome | what the bus answered about one record: [`Outcome`] |
 //! | dead letter | a record with the status `ERR`: a person must look |
 //! | pause | a tenant or destination whose events an operator keeps back: [`Pause`] |
@@ -132,6 +134,7 @@ mod asyncapi;
 mod bus;
 mod causality;
 mod cloud_event;
+mod commands;
 mod compatibility;
 mod dead_letter;
 mod dead_letter_topic;
@@ -142,6 +145,7 @@ mod event;
 mod filter;
 mod held;
 mod immediate;
+mod inbox;
 mod outbox;
 mod pause;
 mod pending;
@@ -157,6 +161,7 @@ mod schema_files;
 mod selector;
 mod spans;
 mod sparing;
+mod standing;
 mod store;
 pub mod telemetry;
 mod tenant;
@@ -201,6 +206,7 @@ pub use asyncapi::AsyncApi;
 pub use bus::{Destination, MessageBus, Route};
 pub use causality::{Cause, handling};
 pub use cloud_event::{CloudEvent, CloudEvents, ContentMode};
+pub use commands::{ANSWER_BYTES_MAX, COMMAND_KEY_CHARS_MAX, Commands, FINGERPRINT_CHARS_MAX};
 pub use compatibility::{
     BrokenSide, CompatibilityMode, SchemaBreak, schema_breaks, schema_breaks_at,
 };
@@ -212,6 +218,7 @@ pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Paylo
 pub use filter::{Filter, PAGE_MAX, Page};
 pub use held::{Held, held};
 pub use immediate::ImmediateSettings;
+pub use inbox::{CONSUMER_CHARS_MAX, Inbox, MESSAGE_ID_CHARS_MAX};
 pub use outbox::Outbox;
 pub use pause::{PAUSE_NAME_CHARS_MAX, PAUSES_MAX, Pausable, Pause};
 pub use pending::{InUnitOfWork, raise};
@@ -225,9 +232,10 @@ pub use replay::{
 pub use retry::RetrySettings;
 pub use schema_files::SchemaFiles;
 pub use selector::{Pattern, Selector};
+pub use standing::Standing;
 pub use store::{
-    Appended, Birth, Caution, Claim, Claimed, Fence, HeldKey, Inspection, Isolation, Lease,
-    LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Standing, Store, TenantBacklog,
+    Appended, Birth, Caution, Claim, Claimed, Fence, FirstRun, HeldKey, Inspection, Isolation,
+    Lease, LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
     TenantStatus, TransactionalStore, Verdict,
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
@@ -244,6 +252,8 @@ struct Readme;
 /// The pages of the book that are mostly code.
 #[cfg(doctest)]
 mod pages {
+    #[doc = include_str!("../../../docs/src/consuming.md")]
+    struct Consuming;
     #[doc = include_str!("../../../docs/src/evolving-events.md")]
     struct EvolvingEvents;
     #[doc = include_str!("../../../docs/src/testing.md")]

@@ -169,20 +169,7 @@ impl<S: TransactionalStore> Outbox<S> {
         F: AsyncFnOnce(&mut UnitOfWork<S>) -> Result<T, E>,
         E: From<Error>,
     {
-        let mut uow = self.begin().await?;
-        let scope = uow.scope().clone();
-        match scope.enter(work(&mut uow)).await {
-            Ok(value) => {
-                uow.commit().await?;
-                Ok(value)
-            }
-            Err(error) => {
-                if let Err(also) = uow.rollback().await {
-                    tracing::debug!(error = also.report(), "the rollback could not be sent");
-                }
-                Err(error)
-            }
-        }
+        self.begin().await?.complete(work).await
     }
 
     /// Begins a unit of work, to be ended by [`commit`](UnitOfWork::commit) or

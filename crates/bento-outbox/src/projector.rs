@@ -86,6 +86,12 @@ pub struct ProjectorSettings {
     /// How long sent events are kept: none for ever, zero to delete them as they are sent.
     /// Defaults to none.
     pub retention: Option<Duration>,
+    /// How long messages that were [received](crate::Inbox) are remembered; none for ever. Longer than
+    /// the bus can take to deliver one again. Defaults to none.
+    pub inbox_retention: Option<Duration>,
+    /// How long [commands](crate::Commands) that were run are remembered; none for ever. Defaults to
+    /// none.
+    pub command_retention: Option<Duration>,
 }
 
 impl Default for ProjectorSettings {
@@ -101,6 +107,8 @@ impl Default for ProjectorSettings {
             lease_term: Duration::from_secs(10),
             count_backlog_every: None,
             retention: None,
+            inbox_retention: None,
+            command_retention: None,
         }
     }
 }

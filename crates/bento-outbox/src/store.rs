@@ -13,6 +13,7 @@ use crate::event::Event;
 use crate::filter::{Filter, Page};
 use crate::pause::{Pausable, Pause};
 use crate::record::OutboxRecord;
+use crate::standing::Standing;
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
@@ -121,9 +122,9 @@ pub trait Store: Send + Sync + 'static {
     /// Makes dead letters `NEW` again, with the same ids and bytes and no attempts counted. Those
     /// that are no dead letters any more are left alone; answers how many were changed.
     ///
-    /// What an operator (`by`, as in [`Act::by`]) changes is audited in the same transaction; where
-    /// nothing was changed, no act is kept. Once begun it goes on to its end when this future is
-    /// dropped. All of this is true of the next three as well.
+    /// What an operator (`by`, as in [`Act::by`]) changes is audited in the same transaction, and
+    /// where nothing was changed, no act is kept. Begun, it goes on to its end when this future is
+    /// dropped. So do the next three.
     async fn retry(&self, ids: &[Uuid], by: &str) -> Result<u64>;
 
     /// Deletes dead letters for good. Answers how many.
@@ -133,12 +134,9 @@ pub trait Store: Send + Sync + 'static {
     /// already stay as they are; answers how many were not.
     ///
     /// No relay claims an event of a paused tenant, and none is born leased; nor is any event while
-    /// a destination is paused, since only relays know where an event goes. They leave a paused
-    /// destination alone within a second. What is in flight by then is still published.
-    ///
-    /// # Errors
-    /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) for a name that nothing of the kind can
-    /// have, and beyond [`PAUSES_MAX`](crate::PAUSES_MAX).
+    /// a destination is paused, since only relays know where an event goes. They leave that alone
+    /// within a second. What is in flight by then is still published. A name that nothing of the
+    /// kind can have is an error, and so are more than [`PAUSES_MAX`](crate::PAUSES_MAX) pauses.
     async fn pause(
         &self,
         kind: Pausable,
@@ -149,9 +147,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends pauses. Answers how many there were. What was put aside is due at once, as after
     /// [`wake`](Self::wake).
-    ///
-    /// # Errors
-    /// As for [`pause`](Self::pause).
     async fn resume(&self, kind: Pausable, names: &[String], by: &str) -> Result<u64>;
 
     /// What is paused: tenants, then destinations, in order of their names.
@@ -172,6 +167,14 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes at most `limit` records that were `SENT` longer ago than `age`, by the database's
     /// clock, and nothing else. Answers how many.
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64>;
+
+    /// Forgets at most `limit` messages that were received longer ago than `age`, by the database's
+    /// clock. Answers how many. One that comes again after that is new.
+    async fn purge_inbox(&self, age: Duration, limit: u32) -> Result<u64>;
+
+    /// Forgets at most `limit` commands that were run longer ago than `age`, by the database's
+    /// clock. Answers how many. A key that comes again after that is new.
+    async fn purge_commands(&self, age: Duration, limit: u32) -> Result<u64>;
 }
 
 /// The application's side: inside the caller's own transaction. Static: the types are the user's.
@@ -202,6 +205,41 @@ pub trait TransactionalStore: Store + Clone {
         birth: Option<&Birth>,
     ) -> Result<Appended>;
 
+    /// Notes, in one statement, that a consumer receives a message in this transaction; answers
+    /// whether it is the first to. Waits for a transaction that is receiving the same message, and
+    /// goes by how that ends. Names are the same only if they are so byte for byte.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::ErrorKind::Conflict) where it cannot wait any longer, or may not see how
+    /// the other one has ended: a new transaction can.
+    async fn receive(
+        &self,
+        connection: &mut Self::Connection,
+        consumer: &str,
+        tenant: &Tenant,
+        message_id: &str,
+    ) -> Result<bool>;
+
+    /// Begins a command in this transaction, in one statement: none if it is the first with this
+    /// key, otherwise what the first one left. Waits as [`receive`](Self::receive) does, and has its
+    /// errors.
+    async fn begin_command(
+        &self,
+        connection: &mut Self::Connection,
+        tenant: &Tenant,
+        key: &str,
+        fingerprint: &str,
+    ) -> Result<Option<FirstRun>>;
+
+    /// Keeps the answer of a command that was begun in this transaction, byte for byte.
+    async fn end_command(
+        &self,
+        connection: &mut Self::Connection,
+        tenant: &Tenant,
+        key: &str,
+        answer: &[u8],
+    ) -> Result<()>;
+
     /// Sets, keeps or undoes a savepoint of the given depth.
     async fn savepoint(
         &self,
@@ -219,6 +257,15 @@ pub trait TransactionalStore: Store + Clone {
 
     /// Rolls back. Called only from a task that nobody drops.
     async fn rollback(&self, transaction: Self::Transaction) -> Result<()>;
+}
+
+/// What is kept of a command that has run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirstRun {
+    /// Of its request.
+    pub fingerprint: String,
+    /// What it answered.
+    pub answer: Vec<u8>,
 }
 
 /// How isolated a unit of work is from others. SQLite is always serializable.
@@ -422,25 +469,6 @@ pub struct Settlement {
     pub verdict: Verdict,
 }
 
-/// Where a record stands, all by the database's clock.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
-    /// The record, without its payload.
-    pub record: OutboxRecord,
-    /// The time by the database's clock.
-    pub now: Timestamp,
-    /// Its partition, below [`PARTITIONS`].
-    pub partition: u16,
-    /// The incarnation of the process that may publish it first, and until when; that may be over.
-    pub born_to: Option<(Uuid, Timestamp)>,
-    /// The first earlier record of its ordering key that is not sent.
-    pub ahead: Option<Uuid>,
-    /// The live relay that holds its partition and carries its tenant, and until when.
-    pub held_by: Option<(Uuid, Timestamp)>,
-    /// How many live relays carry its tenant.
-    pub relays: u32,
-}
-
 /// An ordering key whose later records wait for an earlier one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HeldKey {
@@ -548,12 +576,8 @@ impl TenantStatus {
         for pause in pauses.iter().filter(|it| it.kind == Pausable::Tenant) {
             let at = tenants.binary_search_by(|tenant| tenant.tenant_id.cmp(&pause.name));
             let at = at.unwrap_or_else(|at| {
-                let tenant_id = pause.name.clone();
-                let tenant = Self {
-                    tenant_id,
-                    ..Self::default()
-                };
-                tenants.insert(at, tenant);
+                tenants.insert(at, Self::default());
+                tenants[at].tenant_id = pause.name.clone();
                 at
             });
             tenants[at].paused = true;

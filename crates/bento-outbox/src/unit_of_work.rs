@@ -1,6 +1,7 @@
 //! One transaction: the caller's rows and the events that were raised, together or not at all.
 
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
@@ -11,7 +12,7 @@ use crate::event::Event;
 use crate::immediate::{Immediate, Reservation};
 use crate::pending::Scope;
 use crate::spans;
-use crate::store::{Appended, Isolation, Savepoint, TransactionalStore};
+use crate::store::{Appended, FirstRun, Isolation, Savepoint, TransactionalStore};
 
 /// An open transaction that collects the events raised in it and writes them when it commits.
 ///
@@ -236,8 +237,61 @@ impl<S: TransactionalStore> UnitOfWork<S> {
             .unwrap_or_else(|panic| Err(ended_abruptly("rollback", panic)))
     }
 
-    pub(crate) fn scope(&self) -> &Scope {
-        &self.scope
+    /// Runs `work` in it and commits; if `work` fails, everything is rolled back.
+    pub(crate) async fn complete<T, E, F>(mut self, work: F) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&mut Self) -> Result<T, E>,
+        E: From<Error>,
+    {
+        let scope = self.scope.clone();
+        match scope.enter(work(&mut self)).await {
+            Ok(value) => {
+                self.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                self.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Rolls back where something else is to be told than how that went.
+    pub(crate) async fn abandon(self) {
+        if let Err(error) = self.rollback().await {
+            tracing::debug!(error = error.report(), "the rollback could not be sent");
+        }
+    }
+
+    /// Whether this is the first unit of work in which a consumer receives a message.
+    pub(crate) async fn receive(&mut self, consumer: &str, message_id: &str) -> Result<bool> {
+        const UNENDED: &str = "a message may be received or not: everything is rolled back";
+        let (store, tenant) = (self.store.clone(), self.scope.tenant().clone());
+        // Stays if this future is dropped, or the database refuses.
+        let before = self.broken.replace(UNENDED);
+        let first = store
+            .receive(self.tx(), consumer, &tenant, message_id)
+            .await?;
+        self.broken = before;
+        Ok(first)
+    }
+
+    /// Begins a command; answers what is kept of it if it has run before.
+    pub(crate) async fn begin_command(
+        &mut self,
+        key: &str,
+        fingerprint: &str,
+    ) -> Result<Option<FirstRun>> {
+        let (store, tenant) = (self.store.clone(), self.scope.tenant().clone());
+        store
+            .begin_command(self.tx(), &tenant, key, fingerprint)
+            .await
+    }
+
+    /// Keeps the answer of a command that was begun in it.
+    pub(crate) async fn end_command(&mut self, key: &str, answer: &[u8]) -> Result<()> {
+        let (store, tenant) = (self.store.clone(), self.scope.tenant().clone());
+        store.end_command(self.tx(), &tenant, key, answer).await
     }
 
     async fn savepoint(&mut self, verb: Savepoint) -> Result<()> {
@@ -280,6 +334,43 @@ impl<S: TransactionalStore> Drop for Nesting<'_, S> {
         if !self.ended {
             self.uow.broken = Some("a nested unit of work did not end: everything is rolled back");
         }
+    }
+}
+
+/// How often a unit of work gave way to another before it had done anything, so that it can begin
+/// again by itself.
+pub(crate) struct Conflicts {
+    so_many: u32,
+    since: Instant,
+}
+
+/// So often a unit of work begins again at most.
+const CONFLICTS_MAX: u32 = 8;
+
+/// So long after its first beginning it does not begin again: some databases wait for a while before
+/// they give way.
+const CONFLICTS_TIME_MAX: Duration = Duration::from_secs(60);
+
+impl Default for Conflicts {
+    fn default() -> Self {
+        Self {
+            so_many: 0,
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Conflicts {
+    /// Returns when the unit of work may begin again; hands back what is no conflict, or one too many.
+    pub(crate) async fn begin_again(&mut self, error: Error) -> Result<()> {
+        self.so_many += 1;
+        let patient = self.so_many <= CONFLICTS_MAX && self.since.elapsed() < CONFLICTS_TIME_MAX;
+        if !error.is_retryable() || !patient {
+            return Err(error);
+        }
+        let wait = Duration::from_millis(1 << self.so_many);
+        tokio::time::sleep(wait.mul_f64(0.5 + rand::random::<f64>())).await;
+        Ok(())
     }
 }
 

@@ -4,9 +4,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::error::Result;
+use crate::pause::{Pausable, Pause};
 use crate::projector::ProjectorSettings;
 use crate::record::Status;
-use crate::store::{Standing, Store};
+use crate::standing::Standing;
+use crate::store::Store;
 use crate::timestamp::Timestamp;
 
 /// Where an event is, what it waits for, and what to do about that: one answer for every place that
@@ -46,6 +48,8 @@ pub enum Because {
         /// The last failure.
         reason: Option<String>,
     },
+    /// An operator keeps its tenant or its destination back.
+    Paused(Pause),
     /// Its writer wants it to be published later.
     Delayed {
         /// When.
@@ -118,6 +122,7 @@ pub async fn why(store: &dyn Store, id: Uuid, settings: &ProjectorSettings) -> R
     let Some(standing) = store.standing(id, block).await? else {
         return Ok(Why::new(id, Because::Unknown, None));
     };
+    let pauses = store.pauses().await?;
     let ahead = standing.ahead.filter(|_| settings.ordered);
     // What is ahead is the first of its key, and so behind nothing.
     let ahead = match ahead {
@@ -126,9 +131,13 @@ pub async fn why(store: &dyn Store, id: Uuid, settings: &ProjectorSettings) -> R
     };
     let behind = ahead.map(|ahead| {
         let id = ahead.record.id;
-        Box::new(Why::new(id, because(&ahead, false), Some(about(&ahead))))
+        Box::new(Why::new(
+            id,
+            because(&ahead, false, &pauses),
+            Some(about(&ahead)),
+        ))
     });
-    let because = because(&standing, behind.is_some());
+    let because = because(&standing, behind.is_some(), &pauses);
     let mut why = Why::new(id, because, Some(about(&standing)));
     why.behind = behind;
     why.mention_what_is_ahead();
@@ -136,7 +145,7 @@ pub async fn why(store: &dyn Store, id: Uuid, settings: &ProjectorSettings) -> R
 }
 
 /// The reason that would be left if all others were gone comes last.
-fn because(standing: &Standing, is_behind: bool) -> Because {
+fn because(standing: &Standing, is_behind: bool, pauses: &[Pause]) -> Because {
     let Standing { record, now, .. } = standing;
     let delivery = &record.delivery;
     match delivery.status {
@@ -156,6 +165,15 @@ fn because(standing: &Standing, is_behind: bool) -> Because {
     let later = |until: &Timestamp| until > now;
     if let Some((process, until)) = standing.born_to.filter(|(_, until)| later(until)) {
         return Because::AtOnce { process, until };
+    }
+    // Of a destination it is known only when the event was put aside for it.
+    let aside = delivery.error_message.as_deref();
+    let keeps_it_back = |pause: &&Pause| match pause.kind {
+        Pausable::Tenant => pause.name == record.tenant.as_str(),
+        Pausable::Destination => aside == Some(&Pause::aside(&pause.name)),
+    };
+    if let Some(pause) = pauses.iter().find(keeps_it_back) {
+        return Because::Paused(pause.clone());
     }
     let retry_at = delivery.retry_at.filter(later);
     if later(&record.available_at) && retry_at.is_none_or(|retry| retry < record.available_at) {
@@ -243,6 +261,14 @@ impl Because {
             Self::Dead { attempts, reason } => {
                 format!("it is a dead letter ({}){}", failed(attempts), with(reason))
             }
+            Self::Paused(pause) => format!(
+                "its {} {} is paused since {} by {}{}",
+                pause.kind,
+                pause.name,
+                pause.since,
+                pause.by,
+                with(&pause.reason)
+            ),
             Self::Delayed { until } => format!("its writer delayed it until {until}"),
             Self::Retrying {
                 until,
@@ -278,6 +304,10 @@ impl Because {
             Self::Dead { .. } => format!(
                 "mend what the failure names, then `bento-outbox dead retry --id {id}`; or give it up with \
                  `bento-outbox dead discard --id {id}`"
+            ),
+            Self::Paused(pause) => format!(
+                "when that may end, `bento-outbox {}s resume {}`",
+                pause.kind, pause.name
             ),
             Self::Delayed { .. } => "nothing: it goes out when its time has come".into(),
             Self::Retrying { .. } => {

@@ -10,8 +10,9 @@ use crate::workspace::{Workspace, shown};
 /// Runs unit tests, doctests and the conformance suites: all, or those whose name has one of `names` in it.
 pub(crate) fn run(workspace: &mut Workspace, names: &[String]) -> Result<(), String> {
     provision::servers(workspace)?;
-    // The end-to-end tests start the program itself, which `cargo test` alone does not promise to build.
-    workspace.run(&mut workspace.cargo("build --workspace --all-features --bins --tests"))?;
+    // The end-to-end tests start the program itself and an example, which `cargo test` alone does not promise to build.
+    workspace
+        .run(&mut workspace.cargo("build --workspace --all-features --bins --examples --tests"))?;
 
     let mut command = workspace.cargo("test --workspace --all-features --no-fail-fast --");
     if io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none() {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bento_outbox::{Filter, Tenant, Timestamp};
 use clap::Args;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::failure::{Failure, Result};
@@ -54,6 +55,25 @@ impl Choice {
             true => " --all".into(),
             false => self.to_string(),
         }
+    }
+
+    /// The parts that were given, for the audit.
+    pub(crate) fn as_json(&self, after: Option<i64>) -> Value {
+        let ids = (!self.id.is_empty()).then_some(&self.id);
+        let parts = [
+            ("tenant", json!(self.tenant.as_ref().map(Tenant::as_str))),
+            ("type", json!(self.event_type)),
+            ("aggregate", json!(self.aggregate)),
+            ("since", json!(self.since)),
+            ("until", json!(self.until)),
+            ("ids", json!(ids)),
+            ("all", json!(self.all.then_some(true))),
+            ("after", json!(after)),
+        ];
+        let given = parts.into_iter().filter(|(_, value)| !value.is_null());
+        given
+            .map(|(name, value)| (name.to_string(), value))
+            .collect()
     }
 
     /// Whether nothing was said but `--all`, or nothing at all.

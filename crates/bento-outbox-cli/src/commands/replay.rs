@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use bento_outbox::{
-    ReplayEnd, ReplayProgress, ReplaySettings, Replayable, Replayed, replay, replayable,
+    Act, ReplayEnd, ReplayProgress, ReplaySettings, Replayable, Replayed, replay, replayable,
 };
 use clap::Args;
 use indicatif::ProgressBar;
@@ -114,14 +114,19 @@ impl Replay {
         }
         // What is sent from now on is not asked for.
         asked.up_to = found.last;
-        let (by, filter) = (operator::name(), asked.filter.clone());
-        store.audit(&found.act(&by, &filter)).await?;
+        let by = operator::name();
+        let act = |published, note: &str| {
+            let what = self.choice.as_json(self.after);
+            Act::new(&by, "replay", what, published, Some(note))
+        };
+        // Once before, since it may be killed.
+        let begins = format!("begun: {} match", found.events);
+        store.audit(&act(0, &begins)).await?;
         let (begun, progress) = (Instant::now(), Progress::of(found.events));
         let told = progress.clone();
         let tell = move |done: &ReplayProgress| told.tell(done);
         let replayed = replay(store.clone(), bus, asked, tell, stop.requested()).await;
         progress.bar.finish_and_clear();
-        let audited = store.audit(&replayed.act(&by, &filter)).await;
         let failure = self.failure(&found, &replayed);
         if failure.is_none() {
             let seconds = begun.elapsed().as_secs_f64();
@@ -131,8 +136,18 @@ impl Replay {
                 replayed.published as f64 / seconds.max(0.001)
             ));
         }
+        let ended = match &replayed.end {
+            ReplayEnd::Done => "done".to_string(),
+            ReplayEnd::Stopped => "stopped".to_string(),
+            ReplayEnd::Refused { id, reason } => format!("refused: {id}: {reason}"),
+            ReplayEnd::Failed { reason } => format!("failed: {reason}"),
+        };
+        let written = store.audit(&act(replayed.published, &ended)).await;
+        if let Err(error) = written {
+            let why = Failure::from(error);
+            terminal::say(format!("the end of this replay is not in the audit: {why}"));
+        }
         self.report(&found, replayed)?;
-        audited.map_err(|error| Failure::from(error).about("its end is not in the audit"))?;
         failure.map_or(Ok(ExitCode::SUCCESS), Err)
     }
 

@@ -117,6 +117,8 @@ impl Settings {
                 lease_term: in_force.read("lease_ttl", value::duration)?,
                 count_backlog_every: Some(COUNT_BACKLOG_EVERY),
                 retention: in_force.read("retention", value::retention)?,
+                inbox_retention: in_force.read("inbox_retention", value::retention)?,
+                command_retention: in_force.read("command_retention", value::retention)?,
             },
             shutdown_timeout: in_force.read("shutdown_timeout", value::duration)?,
             admin_addr: in_force.text("admin_addr").parse().ok(),

@@ -64,6 +64,7 @@ const fn refused(setting: Setting) -> Setting {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -193,8 +194,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "retention",
         Some("7d"),
-        Kind::Retention(CENTURY),
+        Kind::Retention(Duration::ZERO, CENTURY),
         "how long sent events are kept: a duration, 0 to delete them as they are sent, or forever",
+    ),
+    setting(
+        "inbox_retention",
+        Some("30d"),
+        Kind::Retention(MINUTE, CENTURY),
+        "how long received messages are remembered: longer than a bus can take to deliver one again, or forever",
+    ),
+    setting(
+        "command_retention",
+        Some("7d"),
+        Kind::Retention(MINUTE, CENTURY),
+        "how long the keys and answers of commands are remembered: a duration, or forever",
     ),
     setting(
         "dead_letter_topic",

@@ -85,9 +85,12 @@ fn flag_beats_environment_beats_file_beats_default() {
 #[test]
 fn the_defaults_are_the_librarys_own() {
     let settings = file("").unwrap();
-    // A service that uses the library says by itself what is deleted and counted; the program keeps a week.
+    // A service that uses the library says by itself what is deleted and counted; the program keeps
+    // a week, and remembers what was received for a month.
     let theirs = ProjectorSettings {
         retention: Some(Duration::from_secs(7 * 86_400)),
+        inbox_retention: Some(Duration::from_secs(30 * 86_400)),
+        command_retention: Some(Duration::from_secs(7 * 86_400)),
         count_backlog_every: Some(Duration::from_secs(5)),
         ..ProjectorSettings::default()
     };
@@ -384,6 +387,12 @@ fn a_broken_file_stops_with_one_sentence() {
         ("retention = \"never\"".into(), "retention ("),
         ("retention = \"36501d\"".into(), "retention ("),
         ("retention = -1".into(), "retention ("),
+        ("inbox_retention = 0".into(), "inbox_retention ("),
+        (
+            "inbox_retention = \"59s\"".into(),
+            "a duration from 1m to 100 years",
+        ),
+        ("command_retention = 0".into(), "command_retention ("),
         ("table = \"outbox; drop table users\"".into(), "table ("),
         ("schema = \"Ünïcode\"".into(), "schema ("),
         (format!("table = \"{}\"", "x".repeat(49)), "table ("),

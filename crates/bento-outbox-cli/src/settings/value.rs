@@ -23,8 +23,8 @@ pub(crate) enum Kind {
     Number(u32, u32),
     /// A duration from the first to the second.
     Duration(Duration, Duration),
-    /// A duration to the longest one, `0` or `forever`.
-    Retention(Duration),
+    /// A duration from the first to the second, or `forever`.
+    Retention(Duration, Duration),
     /// `true` or `false`.
     Flag,
     /// One of these words.
@@ -84,12 +84,18 @@ impl Kind {
                     humantime::format_duration(longest),
                 ))
             }
-            Self::Retention(longest)
-                if retention(text).is_none_or(|kept| kept.is_some_and(|d| d > longest)) =>
+            Self::Retention(shortest, longest)
+                if retention(text)
+                    .is_none_or(|kept| kept.is_some_and(|d| d < shortest || d > longest)) =>
             {
-                must_be(
-                    "a duration of at most 100 years, such as 7d or a plain number of seconds, or 0, or forever",
-                )
+                must_be(&match shortest.is_zero() {
+                    true => "a duration of at most 100 years, such as 7d or a plain number of seconds, or 0, or forever"
+                        .into(),
+                    false => format!(
+                        "a duration from {} to 100 years, such as 7d or a plain number of seconds, or forever",
+                        humantime::format_duration(shortest)
+                    ),
+                })
             }
             Self::Flag if flag(text).is_none() => must_be("true or false"),
             Self::OneOf(words) if !words.contains(&text) => must_be(&words.join(" or ")),
@@ -108,7 +114,7 @@ impl Kind {
         match self {
             Self::Number(..) => &["integer"],
             Self::Flag => &["boolean"],
-            Self::Duration(..) | Self::Retention(_) => &["string", "integer", "float"],
+            Self::Duration(..) | Self::Retention(..) => &["string", "integer", "float"],
             _ => &["string"],
         }
     }

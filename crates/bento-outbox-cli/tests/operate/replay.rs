@@ -67,6 +67,21 @@ fn what_was_sent_is_published_once_more_and_stays_as_it_is() {
         ran.stderr.contains("9 events published once more"),
         "{ran:?}"
     );
+    let acts = place.run(&["audit", "--json"]).succeeded().stdout;
+    let acts: Vec<Value> = acts.lines().map(json).collect();
+    assert_eq!(acts.len(), 2, "{acts:?}");
+    assert_eq!(
+        (&acts[0]["verb"], &acts[0]["changed"]),
+        (&"replay".into(), &9.into())
+    );
+    assert_eq!(
+        (&acts[0]["note"], &acts[0]["what"]["all"]),
+        (&"done".into(), &true.into())
+    );
+    assert_eq!(
+        (&acts[1]["note"], &acts[1]["changed"]),
+        (&"begun: 9 match".into(), &0.into())
+    );
     let events = published(&place);
     let mut sorted = events.clone();
     sorted.sort_by_key(|event| event["sequence"].as_str().unwrap().parse::<u64>().unwrap());

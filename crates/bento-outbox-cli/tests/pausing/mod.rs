@@ -212,7 +212,7 @@ fn a_paused_destination_stays_so_through_kills_and_goes_on_within_seconds() {
     let resumed = Instant::now();
     eventually(|| place.lines("audit.jsonl") == 2 && place.lines("main.jsonl") == 4);
     assert!(
-        resumed.elapsed() < Duration::from_secs(2),
+        resumed.elapsed() < Duration::from_secs(5),
         "{:?}",
         resumed.elapsed()
     );

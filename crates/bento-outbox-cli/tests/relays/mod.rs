@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::event;
 use crate::place::{Place, Ran, Relay, eventually, signal};
 
 /// A place with two relays and a bus for each.
@@ -191,4 +192,29 @@ fn what_is_stuck_is_left_to_others_after_the_shutdown_timeout() {
         ran.stderr.starts_with(&format!("{left} sent in ")),
         "the leases are free: {ran:?}"
     );
+}
+
+#[test]
+fn the_relay_waits_for_its_bus_and_stops_when_told_to() {
+    let place = Place::migrated();
+    let relay = Relay::start(&place, &["run", "--bus-url", "file:later/bus.jsonl"]);
+    place.append(event(1)).succeeded();
+    std::thread::sleep(Duration::from_millis(1_500));
+    fs::create_dir(place.path().join("later")).unwrap();
+    eventually(|| place.lines("later/bus.jsonl") == 1);
+    place.append(event(2)).succeeded();
+    eventually(|| place.lines("later/bus.jsonl") == 2);
+    let ran = relay.told("-TERM").succeeded();
+    assert_eq!(ran.stdout, "");
+    assert!(
+        ran.stderr.contains("relay started") && ran.stderr.contains("relay stopped"),
+        "{ran:?}"
+    );
+    assert_eq!(
+        ran.stderr.matches("the bus takes no events").count(),
+        1,
+        "{ran:?}"
+    );
+    assert_eq!(ran.stderr.matches("events again").count(), 1, "{ran:?}");
+    assert_eq!(place.status()["total"]["sent"], 2);
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bento_outbox::{
-    Act, Aggregate, Appended, Audited, Birth, Claim, Claimed, Event, Fence, Filter, HeldKey,
-    Isolation, Lease, OutboxRecord, PARTITIONS, Page, Pausable, Pause, Relay, Result, Savepoint,
-    Settle, Standing, Store, Tenant, TenantBacklog, TenantStatus, Timestamp, TransactionalStore,
+    Act, Aggregate, Appended, Audited, Birth, Claim, Claimed, Event, Fence, Filter, FirstRun,
+    HeldKey, Isolation, Lease, OutboxRecord, PARTITIONS, Page, Pausable, Pause, Relay, Result,
+    Savepoint, Settle, Standing, Store, Tenant, TenantBacklog, TenantStatus, Timestamp,
+    TransactionalStore,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -20,6 +21,7 @@ mod fault;
 mod leasing;
 mod operating;
 mod reading;
+mod receiving;
 mod settling;
 mod writing;
 
@@ -40,6 +42,8 @@ pub struct MutantStore {
 struct Shared {
     state: Mutex<State>,
     hint: Notify,
+    /// Tells that a transaction has ended, or undone something.
+    ended: Notify,
 }
 
 #[derive(Default)]
@@ -55,6 +59,7 @@ struct State {
     cursor: i64,
     /// How many transactions have begun.
     begun: u64,
+    once: receiving::AllOnce,
     pauses: BTreeMap<(Pausable, String), Pause>,
     acts: Vec<Audited>,
 }
@@ -230,6 +235,14 @@ impl Store for MutantStore {
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
         Ok(self.purged(age, limit))
     }
+
+    async fn purge_inbox(&self, age: Duration, limit: u32) -> Result<u64> {
+        Ok(self.forgotten(false, age, limit))
+    }
+
+    async fn purge_commands(&self, age: Duration, limit: u32) -> Result<u64> {
+        Ok(self.forgotten(true, age, limit))
+    }
 }
 
 #[async_trait]
@@ -253,6 +266,43 @@ impl TransactionalStore for MutantStore {
         birth: Option<&Birth>,
     ) -> Result<Appended> {
         self.appended(connection, tenant, events, birth)
+    }
+
+    async fn receive(
+        &self,
+        connection: &mut MutantTransaction,
+        consumer: &str,
+        tenant: &Tenant,
+        message_id: &str,
+    ) -> Result<bool> {
+        if self.has(NeverReceives) {
+            return Ok(false);
+        }
+        let key = self.message(consumer, tenant, message_id);
+        Ok(self.inserted(connection, key, "").await.is_none())
+    }
+
+    async fn begin_command(
+        &self,
+        connection: &mut MutantTransaction,
+        tenant: &Tenant,
+        key: &str,
+        fingerprint: &str,
+    ) -> Result<Option<FirstRun>> {
+        let key = self.command(tenant, key);
+        Ok(self.inserted(connection, key, fingerprint).await)
+    }
+
+    async fn end_command(
+        &self,
+        connection: &mut MutantTransaction,
+        tenant: &Tenant,
+        key: &str,
+        answer: &[u8],
+    ) -> Result<()> {
+        let key = self.command(tenant, key);
+        self.answered(connection, &key, answer);
+        Ok(())
     }
 
     async fn savepoint(

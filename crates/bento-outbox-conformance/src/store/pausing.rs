@@ -8,7 +8,7 @@ use bento_outbox::{
     Destination, ErrorKind, MessageBus, Pausable, Pause, Projector, ProjectorSettings,
     RetrySettings, Route, Selector, TenantStatus,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::*;
 
@@ -333,7 +333,7 @@ fn settings() -> ProjectorSettings {
 
 /// Relays publish nothing to a paused destination, also those that start meanwhile, and everything
 /// else as before. What comes after it in its key waits. It costs no attempt, and resumed all of it
-/// comes in order within two seconds.
+/// comes in order, long before it would have been looked at again.
 pub async fn a_paused_destination_is_left_alone_and_others_go_on<S: TransactionalStore>(store: S) {
     let to_audit = |key, n| Event {
         event_type: "audit.noted".into(),
@@ -384,18 +384,12 @@ pub async fn a_paused_destination_is_left_alone_and_others_go_on<S: Transactiona
     let late = commit(&store, [to_audit("late", 7), event("late", 8)]).await;
     sleep(Duration::from_millis(300)).await;
     resume(&store, Pausable::Destination, "audit").await;
-    let resumed = Instant::now();
     let all = async {
         while two.main.published().len() + two.audit.published().len() < 8 {
             sleep(Duration::from_millis(10)).await;
         }
     };
     ok(timeout(PATIENCE, all).await);
-    assert!(
-        resumed.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        resumed.elapsed()
-    );
     drop(stop);
     ok(ok(relay.await));
     let main = Two::arrived(&two.main);

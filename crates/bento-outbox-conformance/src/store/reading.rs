@@ -458,6 +458,31 @@ pub async fn an_event_says_what_it_waits_for<S: TransactionalStore>(store: S) {
     assert_eq!(orphan.because, Because::Unheld { relays: 1 });
     ok(store.release(&idle).await);
 
+    let tenant = bento_outbox::Pausable::Tenant;
+    let default = ["default".to_string()];
+    ok(store
+        .pause(
+            tenant,
+            &default,
+            "cli:anna@relay-1",
+            Some("a schema changes"),
+        )
+        .await);
+    let paused = asked(7, &skipping).await;
+    assert!(
+        matches!(&paused.because, Because::Paused(pause) if pause.name == "default"),
+        "{paused:?}"
+    );
+    assert!(
+        paused.explanation.contains("a schema changes"),
+        "{paused:?}"
+    );
+    assert!(matches!(
+        asked(0, &skipping).await.because,
+        Because::Sent { .. }
+    ));
+    ok(store.resume(tenant, &default, "cli:anna@relay-1").await);
+
     let unknown = ok(why(&store, Uuid::new_v4(), &skipping).await);
     assert_eq!((unknown.because, unknown.event), (Because::Unknown, None));
 

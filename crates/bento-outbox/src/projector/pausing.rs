@@ -19,7 +19,7 @@ use crate::timestamp::Timestamp;
 const BELIEVED: Duration = Duration::from_millis(500);
 
 /// How long an event is put aside at least, and at most.
-const ASIDE_MIN: Duration = Duration::from_secs(10);
+const ASIDE_MIN: Duration = Duration::from_secs(20);
 const ASIDE_MAX: Duration = Duration::from_secs(3_600);
 
 /// Records that were put aside are woken so many at a time.

@@ -191,19 +191,29 @@ impl Projector {
         }
     }
 
-    /// Deletes what was sent long ago, if this is the relay that holds the first partition.
+    /// Deletes what was sent, received or run long ago, a little of each, if this is the relay that
+    /// holds the first partition.
     pub(super) async fn purge_now_and_then(&self) -> Result<()> {
-        let (elected, due) = {
+        {
             let holding = self.holding();
             let elected = holding.leases.iter().any(|lease| lease.partition == 0);
-            (elected, Instant::now() >= holding.purge_at)
-        };
-        let age = self.shared.settings.retention;
-        let Some(age) = age.filter(|age| elected && due && !age.is_zero()) else {
-            return Ok(());
-        };
-        let purged = self.shared.store.purge(age, PURGE_LIMIT).await?;
-        let more = purged >= u64::from(PURGE_LIMIT);
+            if !elected || Instant::now() < holding.purge_at {
+                return Ok(());
+            }
+        }
+        let (settings, store) = (&self.shared.settings, &self.shared.store);
+        let mut most = 0;
+        // Zero deletes records as they are sent.
+        if let Some(age) = settings.retention.filter(|age| !age.is_zero()) {
+            most = most.max(store.purge(age, PURGE_LIMIT).await?);
+        }
+        if let Some(age) = settings.inbox_retention {
+            most = most.max(store.purge_inbox(age, PURGE_LIMIT).await?);
+        }
+        if let Some(age) = settings.command_retention {
+            most = most.max(store.purge_commands(age, PURGE_LIMIT).await?);
+        }
+        let more = most >= u64::from(PURGE_LIMIT);
         self.holding().purge_at = Instant::now() + if more { Duration::ZERO } else { PURGE_EVERY };
         Ok(())
     }

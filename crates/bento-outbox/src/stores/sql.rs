@@ -117,6 +117,14 @@ pub(crate) fn colliding(scope: &str, other: &str) -> Error {
     )
 }
 
+/// A command's row was there a statement ago, and has been purged since.
+pub(crate) fn forgotten_meanwhile() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "the command was forgotten at the same time; trying again runs it",
+    )
+}
+
 /// Put aside records are woken so many in one statement.
 pub(crate) const WAKE_CHUNK: u32 = 10_000;
 

@@ -24,6 +24,7 @@ const WORDS: &[&str] = &[
     "registry",
     "schema",
     "selector",
+    "standing",
     "tenant",
     "timestamp",
     "topic",
@@ -34,6 +35,7 @@ const SEAMS: &[&str] = &["publisher", "store"];
 const PARTS: &[&str] = &[
     "alert",
     "bus",
+    "commands",
     "dead_letter_topic",
     "decision",
     "held",

@@ -1,5 +1,5 @@
 //! The promises to break, in the order of the seam: writing, what is written, leasing, claiming,
-//! settling, births, looking, the operator's verbs.
+//! settling, births, looking, the operator's verbs, receiving.
 
 macro_rules! faults {
     ($($(#[$doc:meta])+ $fault:ident,)+) => {
@@ -462,6 +462,58 @@ faults! {
     /// Sent events of any age are purged.
     PurgesAtAnyAge,
 
+    /// Each time is the first.
+    ReceivesEachTime,
+    /// Each time in one unit of work is the first.
+    ReceivesTwiceInOneUnit,
+    /// No time is the first.
+    NeverReceives,
+    /// What one consumer receives, all do.
+    ReceivesForAllConsumers,
+    /// What one tenant receives, all do.
+    ReceivesForAllTenants,
+    /// A message is received before its unit of work is committed.
+    ReceivesAtOnce,
+    /// What is rolled back stays received.
+    ReceivesThoughRolledBack,
+    /// What is rolled back to a savepoint stays received.
+    KeepsUndoneReceipts,
+    /// Two receive the same message at the same time.
+    WaitsForNobody,
+    /// Who comes while the first has not ended is told that it is not the first.
+    SecondAtOnce,
+    /// Names are the same in capitals.
+    FoldsCase,
+    /// The last character of the longest names is not seen.
+    CutsNames,
+    /// Names that are numbers are compared as such.
+    ComparesNamesAsNumbers,
+    /// A command runs each time.
+    RunsEachTime,
+    /// A command of one tenant is everybody's.
+    CommandsOfAllTenants,
+    /// Any request is the first one's.
+    ForgetsFingerprints,
+    /// A request that begins like the first one's is that.
+    ComparesFingerprintsBriefly,
+    /// An answer is not kept.
+    ForgetsAnswers,
+    /// An answer is parsed and written again.
+    ReformatsAnswers,
+    /// An answer is cut off.
+    CutsAnswers,
+    /// Received messages are never forgotten.
+    ForgetsNoMessages,
+    /// Messages of any age are forgotten.
+    ForgetsNewMessages,
+    /// Commands are never forgotten.
+    ForgetsNoCommands,
+    /// Commands of any age are forgotten.
+    ForgetsNewCommands,
+    /// All that is old is forgotten at once.
+    ForgetsAllAtOnce,
+    /// Messages and commands are forgotten together.
+    ForgetsBoth,
     /// A claim reads what is paused.
     ClaimsThePaused,
     /// A claim reads what has failed before of a paused tenant.

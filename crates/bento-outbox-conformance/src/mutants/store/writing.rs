@@ -9,6 +9,7 @@ use bento_outbox::{
 use uuid::Uuid;
 
 use super::Fault::*;
+use super::receiving::{self, Once};
 use super::{Key, MutantStore, Row, State, key};
 
 /// A transaction on a [`MutantStore`], and its connection as well.
@@ -17,7 +18,9 @@ pub struct MutantTransaction {
     number: u64,
     is_open: bool,
     staged: Vec<Row>,
-    savepoints: Vec<usize>,
+    pub(super) received: Vec<(receiving::Key, Once)>,
+    /// How much was staged and received before each.
+    savepoints: Vec<(usize, usize)>,
 }
 
 impl MutantTransaction {
@@ -29,6 +32,7 @@ impl MutantTransaction {
             number: state.begun,
             is_open: true,
             staged: Vec::new(),
+            received: Vec::new(),
             savepoints: Vec::new(),
         }
     }
@@ -40,10 +44,27 @@ impl MutantTransaction {
             _ => verb,
         };
         match verb {
-            Savepoint::Set => self.savepoints.push(self.staged.len()),
+            Savepoint::Set => {
+                let before = (self.staged.len(), self.received.len());
+                self.savepoints.push(before);
+            }
             Savepoint::Release => drop(self.savepoints.pop()),
-            Savepoint::RollBack => self.staged.truncate(self.savepoints.pop().unwrap_or(0)),
+            Savepoint::RollBack => {
+                let (staged, received) = self.savepoints.pop().unwrap_or_default();
+                self.staged.truncate(staged);
+                if !self.store.has(KeepsUndoneReceipts) {
+                    self.undo_received(received);
+                }
+            }
         }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn store(&self) -> MutantStore {
+        self.store.clone()
     }
 
     pub(super) fn commit(mut self) {
@@ -61,9 +82,14 @@ impl MutantTransaction {
     fn end(&mut self, commits: bool) {
         self.is_open = false;
         let staged = std::mem::take(&mut self.staged);
+        if commits || self.store.has(ReceivesThoughRolledBack) {
+            let received = std::mem::take(&mut self.received);
+            self.store.state().add_received(received);
+        }
         if commits {
             self.store.state().add(staged);
         }
+        self.undo_received(0);
     }
 }
 

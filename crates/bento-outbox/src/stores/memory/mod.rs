@@ -2,7 +2,9 @@
 
 mod act;
 mod claims;
+mod once;
 mod search;
+mod transaction;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -13,17 +15,19 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+pub use self::transaction::{MemoryConnection, MemoryTransaction};
+
+use self::once::{Key, OnceRows};
 use crate::act::{Act, Audited};
 use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
-use crate::event::Event;
 use crate::filter::{Filter, Page};
 use crate::pause::{Pausable, Pause};
 use crate::record::{OutboxRecord, Status};
+use crate::standing::Standing;
 use crate::store::{
-    Appended, Birth, Claim, Claimed, Fence, HeldKey, Isolation, Lease, PARTITIONS, Relay,
-    Savepoint, Settle, Standing, Store, TenantBacklog, TenantStatus, TransactionalStore, Verdict,
+    Claim, Claimed, Fence, HeldKey, Lease, PARTITIONS, Relay, Settle, Store, TenantBacklog,
+    TenantStatus, Verdict,
 };
-use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
 /// An outbox in this process's memory. Clones share it.
@@ -41,6 +45,14 @@ pub struct MemoryStore {
 struct Shared {
     rows: Mutex<Rows>,
     hint: Notify,
+    /// Tells who waits that a transaction has ended, or undone something.
+    ended: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +63,7 @@ struct Rows {
     births: HashMap<Uuid, (Uuid, Timestamp)>,
     relays: HashMap<Uuid, (String, Timestamp)>,
     leases: HashMap<String, Vec<Held>>,
+    once: OnceRows,
     pauses: BTreeMap<(Pausable, String), Pause>,
     acts: Vec<Audited>,
 }
@@ -62,21 +75,6 @@ struct Held {
     owner: Option<(Uuid, Timestamp)>,
 }
 
-/// An open transaction on a [`MemoryStore`]: what it appended is seen by nobody before its commit.
-#[derive(Debug)]
-pub struct MemoryTransaction {
-    connection: MemoryConnection,
-}
-
-/// The connection of a [`MemoryTransaction`].
-#[derive(Debug)]
-pub struct MemoryConnection {
-    shared: Arc<Shared>,
-    staged: Vec<OutboxRecord>,
-    births: HashMap<Uuid, (Uuid, Timestamp)>,
-    savepoints: Vec<usize>,
-}
-
 impl MemoryStore {
     /// All that was committed and is not deleted, in order of `seq`: for tests to look at.
     pub fn records(&self) -> Vec<OutboxRecord> {
@@ -84,10 +82,7 @@ impl MemoryStore {
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
-        self.shared
-            .rows
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock()
     }
 }
 
@@ -416,6 +411,16 @@ impl Store for MemoryStore {
         });
         Ok(u64::from(limit - left))
     }
+
+    async fn purge_inbox(&self, age: Duration, limit: u32) -> Result<u64> {
+        let is_message = |key: &Key| matches!(key, Key::Message(..));
+        Ok(self.rows().once.purge(age, limit, is_message))
+    }
+
+    async fn purge_commands(&self, age: Duration, limit: u32) -> Result<u64> {
+        let is_command = |key: &Key| matches!(key, Key::Command(..));
+        Ok(self.rows().once.purge(age, limit, is_command))
+    }
 }
 
 impl Rows {
@@ -460,104 +465,4 @@ fn ids<'a>(records: impl IntoIterator<Item = &'a OutboxRecord>) -> HashSet<Uuid>
 
 fn cut(reason: &str) -> String {
     reason.chars().take(ERROR_MESSAGE_CHARS_MAX).collect()
-}
-
-#[async_trait]
-impl TransactionalStore for MemoryStore {
-    type Connection = MemoryConnection;
-    type Transaction = MemoryTransaction;
-
-    async fn begin(&self, _isolation: Option<Isolation>) -> Result<MemoryTransaction> {
-        let connection = MemoryConnection {
-            shared: self.shared.clone(),
-            staged: Vec::new(),
-            births: HashMap::new(),
-            savepoints: Vec::new(),
-        };
-        Ok(MemoryTransaction { connection })
-    }
-
-    fn connection(transaction: &mut MemoryTransaction) -> &mut MemoryConnection {
-        &mut transaction.connection
-    }
-
-    async fn append(
-        &self,
-        connection: &mut MemoryConnection,
-        tenant: &Tenant,
-        events: &[Event],
-        birth: Option<&Birth>,
-    ) -> Result<Appended> {
-        let mut rows = connection
-            .shared
-            .rows
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let now = Timestamp::now();
-        let mut there = ids(rows.records.iter().chain(&connection.staged));
-        let mut appended = Appended::default();
-        // What this transaction appended before is earlier too; what this append adds is not.
-        let earlier = connection.staged.clone();
-        for event in events {
-            if !there.insert(event.id) {
-                appended.duplicates.push(event.id);
-                continue;
-            }
-            rows.seq += 1;
-            appended.ids.push(event.id);
-            let record = OutboxRecord::of(event, tenant, rows.seq, now);
-            let waits = |earlier: &OutboxRecord| {
-                earlier.delivery.status != Status::Sent
-                    && earlier.ordering_key() == record.ordering_key()
-            };
-            let first =
-                record.ordering_key().is_none() || !rows.records.iter().chain(&earlier).any(waits);
-            let goes = first
-                && record.available_at <= now
-                && !rows.is_paused(&record.tenant)
-                && !rows.pauses_a_destination();
-            if let Some(birth) = birth.filter(|_| goes) {
-                connection
-                    .births
-                    .insert(record.id, (birth.owner, now.after(birth.term)));
-                appended.leased.push(record.clone());
-            }
-            connection.staged.push(record);
-        }
-        Ok(appended)
-    }
-
-    async fn savepoint(
-        &self,
-        connection: &mut MemoryConnection,
-        _depth: u32,
-        verb: Savepoint,
-    ) -> Result<()> {
-        match verb {
-            Savepoint::Set => connection.savepoints.push(connection.staged.len()),
-            Savepoint::Release => drop(connection.savepoints.pop()),
-            Savepoint::RollBack => connection
-                .staged
-                .truncate(connection.savepoints.pop().unwrap_or(0)),
-        }
-        Ok(())
-    }
-
-    async fn commit(&self, transaction: MemoryTransaction, _appended: &Appended) -> Result<()> {
-        let mut rows = self.rows();
-        let mut births = transaction.connection.births;
-        let mut there = ids(&rows.records);
-        for record in transaction.connection.staged {
-            rows.births.extend(births.remove_entry(&record.id));
-            if there.insert(record.id) {
-                let at = rows.records.partition_point(|there| there.seq < record.seq);
-                rows.records.insert(at, record);
-            }
-        }
-        Ok(())
-    }
-
-    async fn rollback(&self, _transaction: MemoryTransaction) -> Result<()> {
-        Ok(())
-    }
 }

@@ -6,7 +6,8 @@ use uuid::Uuid;
 use super::{Rows, partition};
 use crate::filter::{Filter, Page};
 use crate::record::{OutboxRecord, Status};
-use crate::store::{Relay, Standing};
+use crate::standing::Standing;
+use crate::store::Relay;
 use crate::timestamp::Timestamp;
 
 pub(super) fn events(rows: &Rows, filter: &Filter, page: &Page) -> Vec<OutboxRecord> {

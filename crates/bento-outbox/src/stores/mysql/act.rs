@@ -100,30 +100,26 @@ async fn pause_once(
     let pauses = store.helper("pauses");
     let act = Act::new(by, "pause", serde_json::Value::Null, 0, reason);
     let mut transaction = store.begin(None).await?;
-    let there = locked(store, transaction.connection(), kind, names).await?;
-    let paused: Vec<String> = names
-        .iter()
-        .filter(|name| !there.contains(name))
-        .cloned()
-        .collect();
-    if !paused.is_empty() {
-        let mut insert = QueryBuilder::<MySql>::new(format!(
-            "insert into {pauses} (kind, name, paused_by, reason) "
-        ));
-        insert.push_values(&paused, |mut row, name| {
-            row.push_bind(kind.as_str())
-                .push_bind(name)
-                .push_bind(&act.by)
-                .push_bind(&act.note);
-        });
-        // Two who pause the same at once: the second finds the row of the first.
-        insert.push(" on duplicate key update since = since");
-        insert
-            .build()
-            .persistent(false)
+    // Without `returning`, the number of rows tells which are new, so it is one at a time. Of a row whose
+    // names are known to fit, `ignore` ignores nothing but that it is there.
+    let mut paused = Vec::new();
+    for name in names {
+        let insert = format!(
+            "insert ignore into {pauses} (kind, name, paused_by, reason) values (?, ?, ?, ?)"
+        );
+        let done = sqlx::query(AssertSqlSafe(insert))
+            .bind(kind.as_str())
+            .bind(name)
+            .bind(&act.by)
+            .bind(&act.note)
             .execute(&mut *transaction.connection())
             .await
             .map_err(pausing)?;
+        if done.rows_affected() > 0 {
+            paused.push(name.clone());
+        }
+    }
+    if !paused.is_empty() {
         let all: i64 = sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {pauses}")))
             .fetch_one(&mut *transaction.connection())
             .await

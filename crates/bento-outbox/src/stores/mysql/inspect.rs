@@ -181,16 +181,27 @@ pub(super) async fn inspect(store: &MySqlStore) -> Result<Inspection> {
     })
 }
 
-/// The indexes of the table, but for those of its keys.
-const INDEXES: [&str; 6] = ["ready", "waiting", "holding", "unsent", "dead", "sent"];
+/// The indexes of the tables, but for those of their keys.
+const INDEXES: [&str; 8] = [
+    "ready",
+    "waiting",
+    "holding",
+    "unsent",
+    "dead",
+    "sent",
+    "inbox_received",
+    "commands_received",
+];
 
 async fn missing(store: &MySqlStore) -> Result<Vec<String>> {
     let there: Vec<String> = sqlx::query_scalar(
         "select distinct cast(index_name as char) from information_schema.statistics
-         where table_schema = coalesce(?, database()) and table_name = ?",
+         where table_schema = coalesce(?, database()) and table_name in (?, ?, ?)",
     )
     .bind(store.database())
     .bind(store.tables.table())
+    .bind(format!("{}_inbox", store.tables.table()))
+    .bind(format!("{}_commands", store.tables.table()))
     .fetch_all(&store.pool)
     .await
     .map_err(|e| error("looking at the indexes", e))?;
@@ -213,6 +224,8 @@ async fn forbidden(store: &MySqlStore) -> Result<Vec<String>> {
         ("", &["type"][..], &all[..]),
         ("leases", &["scope", "part"], &all),
         ("relays", &["id", "scope", "until"], &all),
+        ("inbox", &["consumer", "message_id"], &all),
+        ("commands", &["command_key", "fingerprint"], &all),
         (
             "pauses",
             &["kind", "name", "paused_by"],

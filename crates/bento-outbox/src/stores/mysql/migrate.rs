@@ -9,13 +9,21 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The migrations, in order; `{table}` is filled in. DDL is not undone when a migration is
 /// interrupted, so each of them can be applied again.
-pub(super) const MIGRATIONS: [Step; 2] = [
+pub(super) const MIGRATIONS: [Step; 3] = [
     (1, "outbox", include_str!("migrations/0001_outbox.sql")),
+    (2, "inbox", include_str!("migrations/0002_inbox.sql")),
     (
         3,
         "operating",
         include_str!("migrations/0003_operating.sql"),
     ),
+];
+
+/// How the names of what each of them makes end.
+const MADE: [(i64, &[&str]); 3] = [
+    (1, &["", "_events", "_leases", "_relays"]),
+    (2, &["_inbox", "_commands"]),
+    (3, &["_pauses", "_audit"]),
 ];
 
 /// So long another migration may take, in seconds.
@@ -90,7 +98,7 @@ async fn lock(store: &MySqlStore, connection: &mut MySqlConnection) -> Result<()
 }
 
 /// Forgets that a migration was interrupted, so that it is applied again. Refuses tables that are
-/// there although no migration was ever begun: they are somebody else's.
+/// there although the migration that makes them was never begun: they are somebody else's.
 async fn prepare(store: &MySqlStore, connection: &mut MySqlConnection) -> Result<()> {
     let failed = |e| error("looking at the tables", e);
     let table = store.tables.table();
@@ -101,24 +109,24 @@ async fn prepare(store: &MySqlStore, connection: &mut MySqlConnection) -> Result
     .await
     .map_err(failed)?;
     let is_there = |name: &str| there.contains(&format!("{table}{name}"));
+    let mut begun: Vec<i64> = Vec::new();
     if is_there("_migrations") {
         let versions = versions(store);
-        let begun: i64 =
-            sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {versions}")))
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(failed)?;
+        begun = sqlx::query_scalar(AssertSqlSafe(format!("select version from {versions}")))
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(failed)?;
         let forget = format!("delete from {versions} where not success");
         connection
             .execute(AssertSqlSafe(forget))
             .await
             .map_err(failed)?;
-        if begun > 0 {
-            return Ok(());
-        }
     }
-    let ours = ["", "_events", "_leases", "_relays", "_pauses", "_audit"];
-    let Some(name) = ours.into_iter().find(|name| is_there(name)) else {
+    let new = MADE.iter().filter(|(version, _)| !begun.contains(version));
+    let Some(name) = new
+        .flat_map(|(_, names)| *names)
+        .find(|name| is_there(name))
+    else {
         return Ok(());
     };
     Err(Error::new(

@@ -10,7 +10,8 @@ use super::rows::{COLUMNS, columns_without_payload, get, literals, record, time,
 use crate::error::Result;
 use crate::filter::{Filter, Page};
 use crate::record::{OutboxRecord, Status};
-use crate::store::{Relay, Standing};
+use crate::standing::Standing;
+use crate::store::Relay;
 
 /// What is not sent is found by the indexes of it, and the rest in the order of the table itself.
 /// Numbers and names of tenants have nothing in them that needs escaping.
@@ -153,7 +154,7 @@ pub(super) async fn standing(
     let live = format!(
         "select r.id, r.scope, l.until
          from {relays} r left join {leases} l
-              on l.owner = r.id and l.scope = sha1(r.scope) and l.part = {part} and l.until > utc_timestamp(6)
+              on l.owner = r.id and l.part = {part} and l.until > utc_timestamp(6)
          where r.until > utc_timestamp(6) order by r.id"
     );
     let live = store.select("looking where an event stands", &live).await?;

@@ -28,6 +28,18 @@ pub(super) async fn find(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<Outb
     rows.iter().map(record).collect()
 }
 
+/// The indexes of the tables, but for those of their keys.
+const INDEXES: [&str; 8] = [
+    "ready",
+    "waiting",
+    "holding",
+    "unsent",
+    "dead",
+    "sent",
+    "inbox_received",
+    "commands_received",
+];
+
 pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
     let looking = |e| error("looking at the database", e);
     let (leases, relays) = (store.helper("leases"), store.helper("relays"));
@@ -36,6 +48,8 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
         (store.table(), &all[..]),
         (leases.clone(), &all),
         (relays.clone(), &all),
+        (store.helper("inbox"), &all),
+        (store.helper("commands"), &all),
         (store.helper("pauses"), &["SELECT", "INSERT", "DELETE"]),
         (store.helper("audit"), &["SELECT", "INSERT"]),
     ];
@@ -43,7 +57,6 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
         .iter()
         .flat_map(|(table, verbs)| verbs.iter().map(move |verb| (table.as_str(), *verb)))
         .unzip();
-    let indexes = ["ready", "waiting", "holding", "unsent", "dead", "sent"];
     let (server, clock, oldest): (String, DateTime<Utc>, Option<f64>) = sqlx::query_as(
         "select split_part(version(), ' on ', 1), clock_timestamp(),
                 (select extract(epoch from clock_timestamp() - min(xact_start))::float8 from pg_stat_activity
@@ -55,10 +68,14 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
     let missing = sqlx::query_scalar(
         "select name from unnest($2::text[]) as name
          where not exists (select from pg_index join pg_class on pg_class.oid = indexrelid
-                           where indrelid = $1::regclass and relname = name and indisvalid)",
+                           where indrelid = any($1::regclass[]) and relname = name and indisvalid)",
     )
-    .bind(store.table())
-    .bind(indexes.map(|name| format!("{}_{name}", store.tables.table())))
+    .bind([
+        store.table(),
+        store.helper("inbox"),
+        store.helper("commands"),
+    ])
+    .bind(INDEXES.map(|name| format!("{}_{name}", store.tables.table())))
     .fetch_all(&store.pool)
     .await
     .map_err(looking)?;

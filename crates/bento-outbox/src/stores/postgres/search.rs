@@ -10,7 +10,8 @@ use super::rows::{COLUMNS, columns_without_payload, get, record};
 use crate::error::Result;
 use crate::filter::{Filter, Page};
 use crate::record::{OutboxRecord, Status};
-use crate::store::{PARTITIONS, Relay, Standing};
+use crate::standing::Standing;
+use crate::store::{PARTITIONS, Relay};
 use crate::timestamp::Timestamp;
 
 /// Each state is searched by itself, because each has its own indexes, and the best of each make

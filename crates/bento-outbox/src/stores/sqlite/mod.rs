@@ -4,6 +4,7 @@ mod act;
 mod claims;
 mod leases;
 mod operate;
+mod receive;
 mod rows;
 mod search;
 
@@ -30,9 +31,10 @@ use crate::event::Event;
 use crate::filter::{Filter, Page};
 use crate::pause::{Pausable, Pause};
 use crate::record::OutboxRecord;
+use crate::standing::Standing;
 use crate::store::{
-    Appended, Birth, Claim, Claimed, Fence, HeldKey, Inspection, Isolation, Lease, Relay,
-    Savepoint, Settle, Standing, Store, TenantBacklog, TenantStatus, TransactionalStore,
+    Appended, Birth, Claim, Claimed, Fence, FirstRun, HeldKey, Inspection, Isolation, Lease, Relay,
+    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 
@@ -50,8 +52,9 @@ pub struct SqliteStore {
 }
 
 /// The migrations, in order; `{table}` is filled in.
-const MIGRATIONS: [Step; 2] = [
+const MIGRATIONS: [Step; 3] = [
     (1, "outbox", include_str!("migrations/0001_outbox.sql")),
+    (2, "inbox", include_str!("migrations/0002_inbox.sql")),
     (
         3,
         "operating",
@@ -413,6 +416,14 @@ impl Store for SqliteStore {
     async fn purge(&self, age: Duration, limit: u32) -> Result<u64> {
         operate::purge(self, age, limit).await
     }
+
+    async fn purge_inbox(&self, age: Duration, limit: u32) -> Result<u64> {
+        receive::purge(self, "inbox", "consumer, tenant_id, message_id", age, limit).await
+    }
+
+    async fn purge_commands(&self, age: Duration, limit: u32) -> Result<u64> {
+        receive::purge(self, "commands", "tenant_id, command_key", age, limit).await
+    }
 }
 
 #[async_trait]
@@ -499,6 +510,36 @@ impl TransactionalStore for SqliteStore {
             leased,
             ..Appended::of(events, written)
         })
+    }
+
+    async fn receive(
+        &self,
+        connection: &mut SqliteConnection,
+        consumer: &str,
+        tenant: &Tenant,
+        message_id: &str,
+    ) -> Result<bool> {
+        receive::receive(self, connection, consumer, tenant, message_id).await
+    }
+
+    async fn begin_command(
+        &self,
+        connection: &mut SqliteConnection,
+        tenant: &Tenant,
+        key: &str,
+        fingerprint: &str,
+    ) -> Result<Option<FirstRun>> {
+        receive::begin_command(self, connection, tenant, key, fingerprint).await
+    }
+
+    async fn end_command(
+        &self,
+        connection: &mut SqliteConnection,
+        tenant: &Tenant,
+        key: &str,
+        answer: &[u8],
+    ) -> Result<()> {
+        receive::end_command(self, connection, tenant, key, answer).await
     }
 
     async fn savepoint(

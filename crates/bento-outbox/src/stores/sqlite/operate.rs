@@ -26,6 +26,18 @@ pub(super) async fn find(store: &SqliteStore, ids: &[Uuid]) -> Result<Vec<Outbox
     rows.iter().map(record).collect()
 }
 
+/// The indexes of the tables, but for those of their keys.
+const INDEXES: [&str; 8] = [
+    "ready",
+    "waiting",
+    "holding",
+    "unsent",
+    "dead",
+    "sent",
+    "inbox_received",
+    "commands_received",
+];
+
 /// A file has no rights of its own, and a clock that is this machine's.
 pub(super) async fn inspect(store: &SqliteStore) -> Result<Inspection> {
     let looking = |e| error("looking at the database", e);
@@ -37,7 +49,7 @@ pub(super) async fn inspect(store: &SqliteStore) -> Result<Inspection> {
     .await
     .map_err(looking)?;
     let mut missing = Vec::new();
-    for index in ["ready", "waiting", "holding", "unsent", "dead", "sent"] {
+    for index in INDEXES {
         let name = format!("{}_{index}", store.tables.table());
         let there: bool = sqlx::query_scalar(
             "select exists(select 1 from sqlite_schema where type = 'index' and name = ?1)",

@@ -9,7 +9,8 @@ use super::{NOW, SqliteStore};
 use crate::error::Result;
 use crate::filter::{Filter, Page};
 use crate::record::{OutboxRecord, Status};
-use crate::store::{Relay, Standing};
+use crate::standing::Standing;
+use crate::store::Relay;
 
 /// What is not sent is found by the index of it, and the rest in the order of the table itself.
 pub(super) async fn events(

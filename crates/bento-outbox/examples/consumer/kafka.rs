@@ -1,0 +1,45 @@
+//! Kafka: a consumer group. Positions are committed by hand, after the commit in the database.
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+
+use super::{Answer, Bills, CONSUMER, Message, PAUSE, Problem, TAKE_OVER, TYPE};
+
+/// Consumes until the client gives up.
+pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
+    let consumer: StreamConsumer = ClientConfig::new()
+        .set("bootstrap.servers", url.trim_start_matches("kafka://"))
+        .set("group.id", CONSUMER)
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        // The partitions of a process that died are given to others after this.
+        .set("session.timeout.ms", TAKE_OVER.as_millis().to_string())
+        .create()?;
+    consumer.subscribe(&[TYPE])?;
+    loop {
+        let delivered = consumer.recv().await?;
+        let message = read(&delivered);
+        // A position says that everything before it is done, so nothing can be left for later.
+        while bills.receive(&message).await == Answer::Later {
+            tokio::time::sleep(PAUSE).await;
+        }
+        consumer.commit_message(&delivered, CommitMode::Async)?;
+    }
+}
+
+fn read(delivered: &BorrowedMessage<'_>) -> Message {
+    let headers = delivered
+        .headers()
+        .into_iter()
+        .flat_map(|headers| headers.iter());
+    let attributes = headers.filter_map(|header| {
+        let name = header.key.strip_prefix("ce_")?.to_owned();
+        let value = String::from_utf8(header.value?.to_vec()).ok()?;
+        Some((name, value))
+    });
+    Message {
+        attributes: attributes.collect(),
+        body: delivered.payload().unwrap_or_default().to_vec(),
+    }
+}
