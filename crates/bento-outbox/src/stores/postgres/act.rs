@@ -114,7 +114,9 @@ pub(super) async fn resume(
 }
 
 pub(super) async fn pauses(store: &PostgresStore) -> Result<Vec<Pause>> {
-    let rows: Vec<(String, String, DateTime<Utc>, String, Option<String>)> =
+    /// Kind, name, since, by, reason.
+    type Row = (String, String, DateTime<Utc>, String, Option<String>);
+    let rows: Vec<Row> =
         sqlx::query_as(AssertSqlSafe(format!(
             "select kind, name, since, paused_by, reason from {} order by kind desc, name collate \"C\"",
             store.helper("pauses")
