@@ -1,5 +1,6 @@
 //! What a running relay answers at `admin_addr`: health, metrics and the operator's API.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::failure::{Failure, Result};
-use crate::settings::Settings;
+use crate::settings::{Bus, Settings};
 
 /// The bounds of the histograms, in seconds: a bus in the same rack, to one that was away for hours.
 const BUCKETS: [f64; 16] = [
@@ -71,13 +72,15 @@ impl Server {
         let admin = Admin {
             store,
             bus,
+            destinations: settings.buses().iter().map(Bus::name).collect(),
+            settings: settings.projector.clone(),
             token: settings.admin_token.as_deref().map(Into::into),
-            dead_letters_block: settings.projector.dead_letters_block,
             metrics: Arc::new(move || rendered.render()),
         };
         if let Ok(address) = listener.local_addr() {
-            tracing::info!(%address, "health, metrics and the API are served");
+            tracing::info!(%address, "health, metrics, the API and the dashboard are served");
         }
+        let served = router(admin).into_make_service_with_connect_info::<SocketAddr>();
         let serving = tokio::spawn(async move {
             let upkeep = async {
                 loop {
@@ -86,7 +89,7 @@ impl Server {
                 }
             };
             tokio::select! {
-                ended = axum::serve(listener, router(admin)) => if let Err(error) = ended {
+                ended = axum::serve(listener, served) => if let Err(error) = ended {
                     tracing::warn!(%error, "health and metrics are served no more");
                 },
                 () = upkeep => {}

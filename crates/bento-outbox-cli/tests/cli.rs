@@ -6,6 +6,7 @@
 )]
 
 mod admin;
+mod api;
 mod bench;
 mod checkup;
 mod dead;
@@ -16,6 +17,7 @@ mod place;
 mod relays;
 mod routes;
 mod schemas;
+mod screen;
 mod telemetry;
 mod trouble;
 

@@ -133,7 +133,7 @@ fn failed_cases(fault: Option<Fault>) -> Vec<&'static str> {
     let (long, short): (Vec<&Case>, Vec<&Case>) = CASES.iter().partition(is_long);
     let mut failed = failed_of(short, fault, CASE_MAX);
     let survives = failed.is_empty();
-    let its_own = |name, of| LONG.iter().any(|long| *long == (name, of));
+    let its_own = |name, of| LONG.contains(&(name, of));
     let shown = |case: &&Case| survives || fault.is_some_and(|fault| its_own(case.name, fault));
     let long = long.into_iter().filter(shown).collect();
     failed.extend(failed_of(long, fault, LONG_CASE_MAX));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq as _;
@@ -18,7 +18,9 @@ pub(crate) async fn check(State(admin): State<Admin>, request: Request, next: Ne
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let refusal = match &admin.token {
         Some(token) => {
-            match text(header::AUTHORIZATION).and_then(|given| given.strip_prefix("Bearer ")) {
+            let given = text(header::AUTHORIZATION).and_then(|given| given.split_once(' '));
+            let bearer = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+            match bearer.map(|(_, token)| token) {
                 Some(given) if bool::from(given.as_bytes().ct_eq(token.as_bytes())) => None,
                 Some(_) => Some((
                     StatusCode::UNAUTHORIZED,
@@ -41,7 +43,7 @@ pub(crate) async fn check(State(admin): State<Admin>, request: Request, next: Ne
         Some((status, detail)) => {
             let mut answer = Problem::new(status, "not let in", detail).into_response();
             if status == StatusCode::UNAUTHORIZED {
-                let scheme = header::HeaderValue::from_static("Bearer");
+                let scheme = HeaderValue::from_static("Bearer");
                 answer
                     .headers_mut()
                     .insert(header::WWW_AUTHENTICATE, scheme);
@@ -49,6 +51,30 @@ pub(crate) async fn check(State(admin): State<Admin>, request: Request, next: Ne
             answer
         }
     }
+}
+
+/// Refuses a change that a page of another origin asks for. Browsers say where a request comes from;
+/// whoever says nothing is no browser. A token is never sent by such a page, so that behind a proxy, with
+/// one, the names may differ.
+pub(crate) async fn same_origin(
+    State(admin): State<Admin>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers();
+    let foreign = match (headers.get(header::ORIGIN), headers.get(header::HOST)) {
+        _ if admin.token.is_some() || request.method().is_safe() => false,
+        (None, _) => false,
+        (Some(origin), host) => {
+            let origin = origin.as_bytes().strip_prefix(b"http://");
+            origin.is_none() || origin != host.map(HeaderValue::as_bytes)
+        }
+    };
+    if foreign {
+        let detail = "a page of another origin asks for this";
+        return Problem::new(StatusCode::FORBIDDEN, "not let in", detail).into_response();
+    }
+    next.run(request).await
 }
 
 /// Whether `localhost`, `127.0.0.1:7077` or `[::1]:7077` is the machine itself.

@@ -1,10 +1,13 @@
 //! What waits, what is dead, and who carries.
 
 use axum::Json;
-use axum::extract::{Query, State};
-use bento_outbox::{HeldKey, LiveRelay, TenantStatus};
+use axum::extract::State;
+use bento_outbox::{Held, LiveRelay, TenantStatus, held};
 use serde::{Deserialize, Serialize};
 
+use crate::asked::Asked;
+use crate::events::Nothing;
+use crate::page::Limit;
 use crate::{Admin, Problem};
 
 /// How much of each tenant is new, retrying, sent and dead.
@@ -14,7 +17,10 @@ pub(crate) struct Report {
     total: TenantStatus,
 }
 
-pub(crate) async fn status(State(admin): State<Admin>) -> Result<Json<Report>, Problem> {
+pub(crate) async fn status(
+    State(admin): State<Admin>,
+    Asked(Nothing {}): Asked<Nothing>,
+) -> Result<Json<Report>, Problem> {
     let tenants = admin.store.status().await?;
     let total = TenantStatus::total(&tenants);
     Ok(Json(Report { tenants, total }))
@@ -26,32 +32,27 @@ pub(crate) struct Relays {
     relays: Vec<LiveRelay>,
 }
 
-pub(crate) async fn relays(State(admin): State<Admin>) -> Result<Json<Relays>, Problem> {
+pub(crate) async fn relays(
+    State(admin): State<Admin>,
+    Asked(Nothing {}): Asked<Nothing>,
+) -> Result<Json<Relays>, Problem> {
     let relays = admin.store.inspect().await?.relays;
     Ok(Json(Relays { relays }))
 }
 
-/// Ordering keys whose later events wait, and why.
-#[derive(Serialize)]
-pub(crate) struct Held {
-    held: Vec<HeldKey>,
-}
-
+/// How many keys are named.
 #[derive(Deserialize)]
-pub(crate) struct Page {
-    limit: Option<u32>,
+#[serde(deny_unknown_fields)]
+pub(crate) struct Few {
+    #[serde(default)]
+    limit: Limit,
 }
 
-/// The most keys in one answer, and how many without a word.
-const KEYS_MAX: u32 = 1_000;
-const KEYS: u32 = 100;
-
+/// There is no cursor: which keys wait changes from moment to moment.
 pub(crate) async fn held_keys(
     State(admin): State<Admin>,
-    Query(page): Query<Page>,
+    Asked(few): Asked<Few>,
 ) -> Result<Json<Held>, Problem> {
-    let limit = page.limit.unwrap_or(KEYS).clamp(1, KEYS_MAX);
-    let mut held = admin.store.held_keys(limit).await?;
-    held.retain(|key| key.because != "dead" || admin.dead_letters_block);
-    Ok(Json(Held { held }))
+    let held = held(admin.store.as_ref(), &admin.settings, few.limit.get()).await?;
+    Ok(Json(held))
 }

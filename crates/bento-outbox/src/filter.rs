@@ -1,5 +1,7 @@
 //! Which records an operator means, and how many of them at once.
 
+use serde::Serialize;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::record::{OutboxRecord, Status};
@@ -7,23 +9,31 @@ use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
 /// Which records an operator means. Every part that is given must match.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Filter {
     /// In this state of delivery.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
     /// Of this tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Tenant>,
     /// Of this event type.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub event_type: Option<String>,
     /// Of this aggregate id.
+    #[serde(rename = "aggregate", skip_serializing_if = "Option::is_none")]
     pub aggregate_id: Option<String>,
     /// Written at or after this.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// Written before this.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
     /// Sent at or after this, by the database's clock, which may know no less than milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sent_since: Option<Timestamp>,
     /// With one of these ids; none for any.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<Uuid>>,
 }
 
@@ -71,6 +81,15 @@ impl Page {
 }
 
 impl Filter {
+    /// The parts that are given, as JSON that people read: `{"tenant":"acme","type":"order.placed"}`, and
+    /// `{"all":true}` where none is.
+    pub fn shown(&self) -> Value {
+        match *self == Self::default() {
+            true => json!({ "all": true }),
+            false => serde_json::to_value(self).unwrap_or_default(),
+        }
+    }
+
     /// Whether a record matches.
     pub fn matches(&self, record: &OutboxRecord) -> bool {
         fn any<T>(asked: &Option<T>, matches: impl FnOnce(&T) -> bool) -> bool {

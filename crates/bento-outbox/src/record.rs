@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result, sanitised};
@@ -69,7 +69,7 @@ pub struct Delivery {
 }
 
 /// Where a record stands. `NEW → SENT`, `NEW → ERR`, and `ERR → NEW` by an operator's retry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
     /// Not delivered yet; with a `retry_at` it waits for its next attempt.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::act::Act;
 use crate::error::Result;
 use crate::filter::{Filter, PAGE_MAX, Page};
 use crate::publisher::Publisher;
@@ -175,6 +176,27 @@ pub async fn replay(
             reason: format!("the replay ended abruptly: {cause}"),
         },
     })
+}
+
+impl Replayable {
+    /// The act of beginning to publish them, for [`Store::audit`](crate::Store::audit).
+    pub fn act(&self, by: &str, filter: &Filter) -> Act {
+        let note = format!("begun: {} to publish", self.events);
+        Act::new(by, "replay", filter.shown(), 0, Some(&note))
+    }
+}
+
+impl Replayed {
+    /// The act of having published them, for [`Store::audit`](crate::Store::audit).
+    pub fn act(&self, by: &str, filter: &Filter) -> Act {
+        let note = match &self.end {
+            ReplayEnd::Done => "done".into(),
+            ReplayEnd::Stopped => "stopped".into(),
+            ReplayEnd::Refused { id, reason } => format!("event {id} is refused: {reason}"),
+            ReplayEnd::Failed { reason } => format!("failed: {reason}"),
+        };
+        Act::new(by, "replay", filter.shown(), self.published, Some(&note))
+    }
 }
 
 impl ReplaySettings {

@@ -156,6 +156,15 @@ const NEEDS: &[Need] = &[
         brew: &["redis"],
         home: "https://redis.io/docs/latest/operate/oss_and_stack/install/",
     },
+    Need {
+        name: "Chromium and its driver (for the dashboard)",
+        programs: &["chromium", "chromedriver"],
+        folders: &[],
+        apt: &["chromium", "chromium-driver"],
+        dnf: &["chromium", "chromedriver"],
+        brew: &["chromedriver"],
+        home: "https://www.chromium.org/getting-involved/download-chromium/",
+    },
 ];
 
 impl Need {
@@ -358,7 +367,7 @@ mod tests {
         let fedora = how_to_install(&needs[postgres..], System::Dnf, true);
         assert!(
             fedora.contains(
-                "\n  dnf install -y postgresql-server pgbouncer mariadb-server python3 rabbitmq-server redis\n  NATS server: https://docs.nats.io"
+                "\n  dnf install -y postgresql-server pgbouncer mariadb-server python3 rabbitmq-server redis chromium chromedriver\n  NATS server: https://docs.nats.io"
             ),
             "{fedora}"
         );

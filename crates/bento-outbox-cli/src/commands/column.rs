@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bento_outbox::OutboxRecord;
+use bento_outbox_dashboard::EventColumns;
 use serde_json::value::RawValue;
 use serde_json::{Value, to_value};
 
@@ -91,20 +92,24 @@ pub(crate) fn json_line(record: &OutboxRecord, with_payload: bool) -> String {
     json_line_with(&[], record, with_payload)
 }
 
-/// One JSON object on one line, with other members before the columns.
+/// One JSON object on one line, with other members before the columns. Line breaks between the tokens of
+/// a payload are no part of it and become spaces.
 pub(crate) fn json_line_with(
     others: &[(&'static str, Value)],
     record: &OutboxRecord,
     with_payload: bool,
 ) -> String {
-    let others = others
+    let columns = match with_payload {
+        true => EventColumns::with_payload(record.clone()),
+        false => EventColumns::of(record.clone()),
+    };
+    let columns = serde_json::to_string(&columns).unwrap_or_default();
+    let members = columns.strip_prefix('{').unwrap_or_default();
+    let others: String = others
         .iter()
-        .map(|(name, value)| format!("\"{name}\":{value}"));
-    let columns = columns(record, with_payload)
-        .into_iter()
-        .map(|(name, cell)| format!("\"{name}\":{}", cell.written()));
-    let members: Vec<String> = others.chain(columns).collect();
-    format!("{{{}}}", members.join(","))
+        .map(|(name, value)| format!("\"{name}\":{value},"))
+        .collect();
+    format!("{{{others}{members}").replace(['\n', '\r'], " ")
 }
 
 /// `order 7`, or a dash where an event has no aggregate.
@@ -155,5 +160,24 @@ mod tests {
             line.contains("\"payload\":null,\"data\":\"AP8=\""),
             "{line}"
         );
+    }
+
+    #[test]
+    fn people_and_programs_are_shown_the_same_columns() {
+        for (payload, with_payload) in [("1", true), ("1", false)] {
+            let record = record(Payload::json(payload).unwrap());
+            let line = json_line(&record, with_payload);
+            let mut at = 0;
+            for (name, cell) in columns(&record, with_payload) {
+                let member = format!("\"{name}\":{}", cell.written());
+                at += line[at..]
+                    .find(&member)
+                    .unwrap_or_else(|| panic!("no {member} in {line}"));
+            }
+            assert_eq!(
+                line.matches("\":").count(),
+                columns(&record, with_payload).len()
+            );
+        }
     }
 }

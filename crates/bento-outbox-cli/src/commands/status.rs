@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bento_outbox::{HeldKey, Pausable, Pause, Store, TenantStatus, Timestamp};
+use bento_outbox::{Held, Pausable, Pause, Store, TenantStatus, Timestamp};
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::connect;
 use crate::failure::Result;
-use crate::held::{self, Held};
+use crate::held;
 use crate::paused;
 use crate::settings::Settings;
 use crate::stop::Stop;
@@ -53,10 +53,10 @@ pub(crate) struct Status {
 struct Report {
     tenants: Vec<TenantStatus>,
     total: TenantStatus,
-    held: Vec<HeldKey>,
-    held_more: bool,
+    #[serde(flatten)]
+    held: Held,
     paused_destinations: Vec<Pause>,
-    /// Of tenants and destinations, to be said in sentences.
+    /// All of them, for people.
     #[serde(skip)]
     pauses: Vec<Pause>,
 }
@@ -68,7 +68,7 @@ const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 const LEFT_ALONE: u32 = 4;
 
 /// How many waiting keys are named.
-const HELD_MAX: usize = 20;
+const HELD_MAX: u32 = 20;
 
 /// Of how many pauses it is said since when and why.
 const PAUSES_SAID_MAX: usize = 20;
@@ -164,9 +164,10 @@ impl Status {
         }
         report
             .held
+            .keys
             .iter()
             .for_each(|key| terminal::say(held::sentence(key)));
-        if report.held_more {
+        if report.held.more {
             terminal::say("and more keys wait");
         }
         Ok(is_read)
@@ -176,14 +177,13 @@ impl Status {
 impl Report {
     async fn read(settings: &Settings, store: &dyn Store) -> Result<Self> {
         let tenants = store.status().await?;
-        let Held { keys, more } = held::held(settings, store, HELD_MAX).await?;
+        let held = bento_outbox::held(store, &settings.projector, HELD_MAX).await?;
         let pauses = store.pauses().await?;
         let is_destination = |pause: &&Pause| pause.kind == Pausable::Destination;
         Ok(Self {
             total: TenantStatus::total(&tenants),
             tenants,
-            held: keys,
-            held_more: more,
+            held,
             paused_destinations: pauses.iter().filter(is_destination).cloned().collect(),
             pauses,
         })

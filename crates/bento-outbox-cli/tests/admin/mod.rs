@@ -1,7 +1,7 @@
 //! What a relay answers at its `admin_addr`.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -11,21 +11,24 @@ use crate::event;
 use crate::place::{Place, Relay, eventually};
 
 /// A relay that answers at a port of its own.
-struct Asked {
-    place: Place,
-    port: u16,
+pub(crate) struct Asked {
+    pub(crate) place: Place,
+    pub(crate) port: u16,
     _relay: Relay,
 }
 
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Asked {
     fn start(bus: &str, more: &[(&str, &str)]) -> Self {
-        let place = Place::migrated();
+        Self::at(Place::migrated(), bus, more)
+    }
+
+    pub(crate) fn at(place: Place, bus: &str, more: &[(&str, &str)]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -43,25 +46,18 @@ impl Asked {
         asked
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask(path, &format!("Host: 127.0.0.1:{}\r\n", self.port))
     }
 
-    fn ask(&self, path: &str, headers: &str) -> Answer {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        Answer {
-            status: head.split(' ').nth(1).unwrap().parse().unwrap(),
-            head: head.to_ascii_lowercase(),
-            body: body.into(),
-        }
+    pub(crate) fn ask(&self, path: &str, headers: &str) -> Answer {
+        sent(self.port, &format!("GET {path}"), headers, "")
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
+        let port = self.port;
+        let headers = format!("Host: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n");
+        sent(port, &format!("POST {path}"), &headers, &body.to_string())
     }
 
     /// The samples of `/metrics`, by name and labels as they stand there.
@@ -76,6 +72,41 @@ impl Asked {
             .map(|line| line.rsplit_once(' ').unwrap())
             .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
             .collect()
+    }
+}
+
+/// What a server on this machine answers to `GET /path`.
+pub(crate) fn sent(port: u16, what: &str, headers: &str, body: &str) -> Answer {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let length = body.len();
+    let request = format!(
+        "{what} HTTP/1.1\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(
+            stream.read_line(&mut head).unwrap() > 0,
+            "no whole head: {head:?}"
+        );
+    }
+    // Not everybody closes the connection when asked to.
+    let length = head.lines().find_map(|line| {
+        let (name, length) = line.split_once(':')?;
+        let is_it = name.eq_ignore_ascii_case("content-length");
+        is_it.then(|| length.trim().parse().unwrap())
+    });
+    let mut body = String::new();
+    let mut rest = stream.take(length.unwrap_or(u64::MAX));
+    rest.read_to_string(&mut body).unwrap();
+    Answer {
+        status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+        head: head.to_ascii_lowercase(),
+        body,
     }
 }
 
@@ -181,6 +212,9 @@ fn the_status_is_that_of_the_command() {
     assert_eq!(answer["total"]["sent"], command["total"]["sent"]);
     let relays: Value = serde_json::from_str(&asked.get("/api/v1/relays").body).unwrap();
     assert_eq!(relays["relays"][0]["partitions"], 64);
-    assert_eq!(asked.get("/api/v1/held-keys").body, r#"{"held":[]}"#);
+    assert_eq!(
+        asked.get("/api/v1/held-keys").body,
+        r#"{"held":[],"held_more":false}"#
+    );
     assert_eq!(asked.get("/nowhere").status, 404);
 }

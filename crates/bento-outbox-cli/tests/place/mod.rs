@@ -171,17 +171,8 @@ impl Ran {
     }
 }
 
-/// A relay in the background, killed if nobody tells it to end.
+/// A relay in the background. It ends when this is dropped.
 pub(crate) struct Relay(Option<Child>);
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            child.kill().ok();
-            child.wait().ok();
-        }
-    }
-}
 
 impl Relay {
     pub(crate) fn start(place: &Place, arguments: &[&str]) -> Self {
@@ -210,9 +201,18 @@ impl Relay {
 
     /// Gives it a signal and waits for its end.
     pub(crate) fn told(mut self, name: &str) -> Ran {
-        let relay = self.0.take().unwrap();
-        signal(&relay, name);
-        Ran::of(relay.wait_with_output().unwrap())
+        let child = self.0.take().unwrap();
+        signal(&child, name);
+        Ran::of(child.wait_with_output().unwrap())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

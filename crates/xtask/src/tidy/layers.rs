@@ -37,6 +37,8 @@ const PARTS: &[&str] = &[
     "bus",
     "commands",
     "dead_letter_topic",
+    "decision",
+    "held",
     "immediate",
     "inbox",
     "outbox",

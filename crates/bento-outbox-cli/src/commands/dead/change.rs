@@ -7,12 +7,12 @@ use std::collections::{HashMap, HashSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use bento_outbox::{OutboxRecord, Store};
+use bento_outbox::{DeadLetters, Decision, OutboxRecord, Store};
 use clap::Args;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::Letters;
+use super::PAGE;
 use super::choice::Choice;
 use crate::failure::Result;
 use crate::operator;
@@ -60,24 +60,18 @@ struct Change {
     json: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Retry,
-    Discard,
-}
-
 /// How many keys with waiting events are looked at.
 const HELD_KEYS_MAX: u32 = 10_000;
 
 impl Retry {
     pub(super) async fn run(self, settings: &Settings, store: &Arc<dyn Store>) -> Result<ExitCode> {
-        self.change.run(Verb::Retry, settings, store).await
+        self.change.run(Decision::Retry, settings, store).await
     }
 }
 
 impl Discard {
     pub(super) async fn run(self, settings: &Settings, store: &Arc<dyn Store>) -> Result<ExitCode> {
-        self.change.run(Verb::Discard, settings, store).await
+        self.change.run(Decision::Discard, settings, store).await
     }
 }
 
@@ -92,7 +86,7 @@ struct Done {
 impl Change {
     async fn run(
         self,
-        verb: Verb,
+        decision: Decision,
         settings: &Settings,
         store: &Arc<dyn Store>,
     ) -> Result<ExitCode> {
@@ -102,7 +96,7 @@ impl Change {
         }
         let filter = self.choice.filter();
         let waiting = waiting(settings, store).await?;
-        let matching = Matching::of(Letters::of(store, &filter), &waiting).await?;
+        let matching = Matching::of(DeadLetters::of(store.as_ref(), &filter), &waiting).await?;
         if matching.letters == 0 {
             terminal::say(match self.choice.is_everything() {
                 true => "there are no dead letters",
@@ -110,31 +104,26 @@ impl Change {
             });
             return self.end(&matching, 0);
         }
-        let letters = counted(matching.letters, "dead letter");
-        terminal::say(format!("{letters}: {}", matching.of_tenants()));
-        terminal::say(matching.order(verb, settings));
+        let many = counted(matching.letters, "dead letter");
+        terminal::say(format!("{many}: {}", matching.of_tenants()));
+        terminal::say(matching.order(decision, settings));
         if self.dry_run {
             terminal::say("nothing is changed (--dry-run)");
             return self.end(&matching, 0);
         }
-        let question = match verb {
-            Verb::Retry => format!("Retry {letters}?"),
-            Verb::Discard => format!("Discard {letters}, for good?"),
+        let question = match decision {
+            Decision::Retry => format!("Retry {many}?"),
+            Decision::Discard => format!("Discard {many}, for good?"),
         };
         if !self.yes && !terminal::agreed(&question) {
             terminal::say("nothing is changed");
             return self.end(&matching, 0);
         }
-        let changed = changed(
-            verb,
-            store,
-            Letters::of(store, &filter).up_to(matching.last),
-            matching.letters,
-        )
-        .await?;
-        let did = match verb {
-            Verb::Retry => "retried: NEW again, under the same ids",
-            Verb::Discard => "discarded",
+        let letters = DeadLetters::of(store.as_ref(), &filter).up_to(Some(matching.last));
+        let changed = changed(decision, letters, matching.letters).await?;
+        let did = match decision {
+            Decision::Retry => "retried: NEW again, under the same ids",
+            Decision::Discard => "discarded",
         };
         terminal::say(format!("{} {did}", counted(changed, "dead letter")));
         if changed < matching.letters {
@@ -159,31 +148,15 @@ impl Change {
 }
 
 /// Changes the letters page by page; says how many.
-async fn changed(
-    verb: Verb,
-    store: &Arc<dyn Store>,
-    mut letters: Letters<'_>,
-    expected: u64,
-) -> Result<u64> {
+async fn changed(decision: Decision, mut letters: DeadLetters<'_>, expected: u64) -> Result<u64> {
     let progress = terminal::bar(expected);
     let by = operator::name();
     let mut changed = 0;
-    loop {
-        let page = letters.next_page().await?;
-        if page.is_empty() {
-            break;
-        }
-        let ids: Vec<Uuid> = page.iter().map(|letter| letter.id).collect();
-        changed += match verb {
-            Verb::Retry => store.retry(&ids, &by).await?,
-            Verb::Discard => store.discard(&ids, &by).await?,
-        };
-        progress.inc(ids.len() as u64);
+    while let Some(page) = letters.decide(decision, PAGE, &by).await? {
+        changed += page.changed;
+        progress.inc(page.letters);
     }
     progress.finish_and_clear();
-    if verb == Verb::Retry {
-        store.give_hint();
-    }
     Ok(changed)
 }
 
@@ -211,11 +184,11 @@ struct Matching {
 }
 
 impl Matching {
-    async fn of(mut letters: Letters<'_>, waiting: &HashMap<Uuid, u64>) -> Result<Self> {
+    async fn of(mut letters: DeadLetters<'_>, waiting: &HashMap<Uuid, u64>) -> Result<Self> {
         let progress = terminal::spinner("dead letters found");
         let mut matching = Self::default();
         loop {
-            let page = letters.next_page().await?;
+            let page = letters.next_page(PAGE).await?;
             if page.is_empty() {
                 break;
             }
@@ -259,7 +232,7 @@ impl Matching {
     }
 
     /// What the command does to the order of events, in a sentence.
-    fn order(&self, verb: Verb, settings: &Settings) -> String {
+    fn order(&self, decision: Decision, settings: &Settings) -> String {
         let keys = match self.keys.len() {
             1 => "1 aggregate".to_string(),
             keys => format!("{keys} aggregates"),
@@ -272,19 +245,19 @@ impl Matching {
         if !settings.projector.ordered || self.keys.is_empty() {
             return "order: no event waits for these".into();
         }
-        match (verb, block) {
-            (Verb::Retry, true) => format!(
+        match (decision, block) {
+            (Decision::Retry, true) => format!(
                 "order: kept. The later events of their {keys} wait for these (on_dead_letter = block): {waiting}"
             ),
-            (Verb::Retry, false) => format!(
+            (Decision::Retry, false) => format!(
                 "order: the later events of their {keys} did not wait (on_dead_letter = skip), so these come after \
                  what was sent of them already, and before what is not sent yet: {waiting}"
             ),
-            (Verb::Discard, true) => format!(
+            (Decision::Discard, true) => format!(
                 "order: the later events of their {keys} stop waiting (on_dead_letter = block) and go out without \
                  these: {waiting}"
             ),
-            (Verb::Discard, false) => {
+            (Decision::Discard, false) => {
                 format!("order: no event of their {keys} waits for these (on_dead_letter = skip)")
             }
         }

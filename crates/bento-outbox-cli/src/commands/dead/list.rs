@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use bento_outbox::{OutboxRecord, Store};
+use bento_outbox::{DeadLetters, OutboxRecord, Store};
 use clap::Args;
 
+use super::PAGE;
 use super::choice::Choice;
 use super::column;
-use super::{Letters, PAGE};
 use crate::failure::Result;
 use crate::terminal;
 
@@ -57,11 +57,11 @@ impl List {
             (None, false) => usize::MAX,
         };
         let filter = self.choice.filter();
-        let mut letters = Letters::of(store, &filter).with_payloads(self.payload);
+        let mut letters = DeadLetters::of(store.as_ref(), &filter).with_payloads(self.payload);
         let (mut listed, mut more) = (0, false);
         let mut table = terminal::table(HEADER);
         loop {
-            let mut page = letters.next_page().await?;
+            let mut page = letters.next_page(PAGE).await?;
             if page.is_empty() {
                 break;
             }

@@ -5,9 +5,7 @@ mod list;
 mod show;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use bento_outbox::{Filter, OutboxRecord, Page, Status, Store};
 use clap::{Args, Subcommand};
 
 use super::{choice, column};
@@ -54,54 +52,3 @@ impl Dead {
 
 /// Dead letters read at once.
 const PAGE: u32 = 500;
-
-/// The dead letters that match a filter, a page at a time.
-struct Letters<'a> {
-    store: &'a Arc<dyn Store>,
-    filter: Filter,
-    page: Page,
-    /// Those after it came later than the command was given.
-    last: i64,
-}
-
-impl<'a> Letters<'a> {
-    fn of(store: &'a Arc<dyn Store>, filter: &Filter) -> Self {
-        Self {
-            store,
-            filter: Filter {
-                status: Some(Status::Err),
-                ..filter.clone()
-            },
-            page: Page {
-                limit: PAGE,
-                ..Page::default()
-            },
-            last: i64::MAX,
-        }
-    }
-
-    /// Not further than to the letter with that `seq`.
-    fn up_to(self, last: i64) -> Self {
-        Self { last, ..self }
-    }
-
-    fn with_payloads(mut self, payload: bool) -> Self {
-        self.page.payload = payload;
-        self
-    }
-
-    /// The next page; empty at the end.
-    async fn next_page(&mut self) -> Result<Vec<OutboxRecord>> {
-        if self.page.after >= Some(self.last) {
-            return Ok(Vec::new());
-        }
-        let mut page = self.store.events(&self.filter, &self.page).await?;
-        let more = page.len() == PAGE as usize;
-        self.page.after = match page.last() {
-            Some(letter) if more => Some(letter.seq),
-            _ => Some(self.last),
-        };
-        page.retain(|letter| letter.seq <= self.last);
-        Ok(page)
-    }
-}

@@ -40,7 +40,7 @@ const TRANSACTION_SECONDS_MAX: f64 = 600.0;
 const UNSENT_SECONDS_MAX: f64 = 300.0;
 
 /// How many waiting keys are named, and how many pauses.
-const KEYS_NAMED_MAX: usize = 5;
+const KEYS_NAMED_MAX: u32 = 5;
 const PAUSES_NAMED_MAX: usize = 20;
 
 impl Doctor {
@@ -204,7 +204,7 @@ async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mu
     }
     retrying::check(store, findings).await;
     check_pauses(store, findings).await;
-    match held::held(settings, store.as_ref(), KEYS_NAMED_MAX).await {
+    match bento_outbox::held(store.as_ref(), &settings.projector, KEYS_NAMED_MAX).await {
         Ok(held) => {
             for key in &held.keys {
                 let advice = match key.because.as_str() {
