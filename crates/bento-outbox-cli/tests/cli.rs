@@ -411,7 +411,7 @@ fn a_database_that_is_not_ready_is_a_failure_that_says_what_to_do() {
             .failed(1, "run `bento-outbox migrate`");
     }
     place.run(&["migrate"]).succeeded();
-    place.sql("update outbox_migrations set version = 99");
+    place.sql("update outbox_migrations set version = version + 98");
     for arguments in [vec!["status"], vec!["run"], vec!["migrate"]] {
         place.run(&arguments).failed(1, "newer");
     }
