@@ -146,6 +146,7 @@ mod filter;
 mod held;
 mod immediate;
 mod inbox;
+mod inspection;
 mod outbox;
 mod pause;
 mod pending;
@@ -219,6 +220,7 @@ pub use filter::{Filter, PAGE_MAX, Page};
 pub use held::{Held, held};
 pub use immediate::ImmediateSettings;
 pub use inbox::{CONSUMER_CHARS_MAX, Inbox, MESSAGE_ID_CHARS_MAX};
+pub use inspection::{Caution, Inspection, LiveRelay};
 pub use outbox::Outbox;
 pub use pause::{PAUSE_NAME_CHARS_MAX, PAUSES_MAX, Pausable, Pause};
 pub use pending::{InUnitOfWork, raise};
@@ -234,9 +236,8 @@ pub use schema_files::SchemaFiles;
 pub use selector::{Pattern, Selector};
 pub use standing::Standing;
 pub use store::{
-    Appended, Birth, Caution, Claim, Claimed, Fence, FirstRun, HeldKey, Inspection, Isolation,
-    Lease, LiveRelay, PARTITIONS, Relay, Savepoint, Settle, Settlement, Store, TenantBacklog,
-    TenantStatus, TransactionalStore, Verdict,
+    Appended, Birth, Claim, Claimed, Fence, FirstRun, HeldKey, Isolation, Lease, PARTITIONS, Relay,
+    Savepoint, Settle, Settlement, Store, TenantBacklog, TenantStatus, TransactionalStore, Verdict,
 };
 pub use tenant::{TENANT_CHARS_MAX, Tenant};
 pub use timestamp::Timestamp;

@@ -205,7 +205,7 @@ fn a_part_of_it_is_measured_where_only_that_is_asked_for() {
             "commit to acknowledged, projector"
         ]
     );
-    assert_eq!(lines[2][4], "≥ 0.45, ledger ≥ 0.80");
+    assert_eq!(lines[2][4], "≥ 0.45");
     assert!(!has_own_tables(&place));
 }
 

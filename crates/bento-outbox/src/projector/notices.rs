@@ -49,8 +49,8 @@ impl Notices {
         };
         let (tenant, r#type) = (record.tenant.as_str(), record.event_type.as_str());
         match count {
-            1 => tracing::warn!(event = %record.id, tenant, r#type, reason, "dead letter"),
-            _ => tracing::warn!(
+            1 => tracing::info!(event = %record.id, tenant, r#type, reason, "dead letter"),
+            _ => tracing::info!(
                 letters = count,
                 event = %record.id,
                 tenant,

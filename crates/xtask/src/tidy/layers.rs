@@ -18,6 +18,7 @@ const WORDS: &[&str] = &[
     "error",
     "event",
     "filter",
+    "inspection",
     "pause",
     "pending",
     "record",

@@ -8,7 +8,7 @@ use super::super::sql::error;
 use super::rows::{get, time, uuid};
 use super::{MySqlStore, number};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Caution, Inspection, LiveRelay};
+use crate::inspection::{Caution, Inspection, LiveRelay};
 
 /// A server and its version, as `MariaDB 10.11.19`.
 #[derive(Debug, PartialEq)]

@@ -11,9 +11,10 @@ use super::super::sql::error;
 use super::rows::{COLUMNS, get, record};
 use super::{PostgresStore, act};
 use crate::error::Result;
+use crate::inspection::{Inspection, LiveRelay};
 use crate::pause::ASIDE;
 use crate::record::OutboxRecord;
-use crate::store::{HeldKey, Inspection, LiveRelay, TenantBacklog, TenantStatus};
+use crate::store::{HeldKey, TenantBacklog, TenantStatus};
 use crate::timestamp::Timestamp;
 
 pub(super) async fn find(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {

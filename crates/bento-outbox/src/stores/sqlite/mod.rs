@@ -29,12 +29,13 @@ use crate::act::{Act, Audited};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::filter::{Filter, Page};
+use crate::inspection::Inspection;
 use crate::pause::{Pausable, Pause};
 use crate::record::OutboxRecord;
 use crate::standing::Standing;
 use crate::store::{
-    Appended, Birth, Claim, Claimed, Fence, FirstRun, HeldKey, Inspection, Isolation, Lease, Relay,
-    Savepoint, Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
+    Appended, Birth, Claim, Claimed, Fence, FirstRun, HeldKey, Isolation, Lease, Relay, Savepoint,
+    Settle, Store, TenantBacklog, TenantStatus, TransactionalStore,
 };
 use crate::tenant::Tenant;
 

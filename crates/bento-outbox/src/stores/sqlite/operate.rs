@@ -10,9 +10,10 @@ use super::super::sql::error;
 use super::rows::{COLUMNS, get, json, record, time};
 use super::{NOW, SqliteStore, act};
 use crate::error::Result;
+use crate::inspection::{Inspection, LiveRelay};
 use crate::pause::ASIDE;
 use crate::record::OutboxRecord;
-use crate::store::{HeldKey, Inspection, LiveRelay, TenantBacklog, TenantStatus};
+use crate::store::{HeldKey, TenantBacklog, TenantStatus};
 
 pub(super) async fn find(store: &SqliteStore, ids: &[Uuid]) -> Result<Vec<OutboxRecord>> {
     let rows = sqlx::query(AssertSqlSafe(format!(
