@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::act::Act;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::filter::{Filter, PAGE_MAX, Page};
 use crate::publisher::Publisher;
 use crate::record::{OutboxRecord, Outcome, Rejection, RejectionClass, Status};
@@ -111,6 +111,18 @@ const AWAY_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How often a second a slow replay publishes at most, so that it need not do so one by one.
 const BEATS: u32 = 10;
 
+/// A page that does not go on after the last one would be published again and again.
+fn go_on(after: Option<i64>, page: &[OutboxRecord]) -> Result<()> {
+    let first = page.first().map(|record| record.seq);
+    match first <= after && first.is_some() {
+        true => Err(Error::new(
+            ErrorKind::Database,
+            "the database answered events that were read before: is it another one, or an older copy?",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Counts what a replay would publish, without reading a payload.
 ///
 /// # Errors
@@ -122,6 +134,7 @@ pub async fn replayable(store: &dyn Store, settings: &ReplaySettings) -> Result<
         let page = store
             .events(&settings.sent(), &settings.page(after, false))
             .await?;
+        go_on(after, &page)?;
         let Some(last) = page.last() else {
             return Ok(found);
         };
@@ -243,7 +256,9 @@ impl Replay {
                 break ReplayEnd::Stopped;
             }
             let page = self.settings.page(after, true);
-            let mut records = match retry::stubbornly(|| self.store.events(&filter, &page)).await {
+            let read = retry::stubbornly(|| self.store.events(&filter, &page)).await;
+            let read = read.and_then(|records| go_on(after, &records).map(|()| records));
+            let mut records = match read {
                 Ok(records) => records,
                 Err(error) => {
                     break ReplayEnd::Failed {

@@ -30,13 +30,14 @@ pub(super) async fn find(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<Outb
 }
 
 /// The indexes of the tables, but for those of their keys.
-const INDEXES: [&str; 8] = [
+const INDEXES: [&str; 9] = [
     "ready",
     "waiting",
     "holding",
     "unsent",
     "dead",
     "sent",
+    "history",
     "inbox_received",
     "commands_received",
 ];

@@ -15,7 +15,7 @@ use crate::store::{PARTITIONS, Relay};
 use crate::timestamp::Timestamp;
 
 /// Each state is searched by itself, because each has its own indexes, and the best of each make
-/// the page. What is sent is put in order by sorting it.
+/// the page.
 pub(super) async fn events(
     store: &PostgresStore,
     filter: &Filter,

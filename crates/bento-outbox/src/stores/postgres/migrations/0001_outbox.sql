@@ -50,12 +50,14 @@ create index "{table}_ready" on "{schema}"."{table}" (tenant_id, seq)
     where status = 'NEW' and error_message is null and available_at <= written_at;
 create index "{table}_waiting" on "{schema}"."{table}" (greatest(available_at, retry_at))
     where status = 'NEW' and (error_message is not null or available_at > written_at);
--- What may hold the later events of its key; all that is unsent of a key; what failed for good; what is old.
+-- What may hold the later events of its key; all that is unsent of a key; what failed for good; what is old;
+-- what was sent, in order, for who looks through it or publishes it again.
 create index "{table}_holding" on "{schema}"."{table}" (ordering_key, seq)
     where status = 'ERR' or status = 'NEW' and (error_message is not null or available_at > written_at or owner is not null);
 create index "{table}_unsent" on "{schema}"."{table}" (ordering_key, seq) where status <> 'SENT';
 create index "{table}_dead" on "{schema}"."{table}" (seq) where status = 'ERR';
 create index "{table}_sent" on "{schema}"."{table}" (sent_at) where status = 'SENT';
+create index "{table}_history" on "{schema}"."{table}" (seq) where status = 'SENT';
 
 -- The state of delivery. The empty common table expression keeps it read-only.
 create view "{schema}"."{table}_events" as
