@@ -132,8 +132,11 @@ impl Bills {
 
     /// Writes the bill and raises an event about it, unless that was done before.
     async fn receive(&self, message: &Message) -> Answer {
-        let id = message.attribute("id").unwrap_or_default();
-        // What is no order will never be one: it must not come for ever.
+        // What can be received never, or is no order, must not come for ever.
+        let Some(id) = message.attribute("id") else {
+            eprintln!("refused a message without an id");
+            return Answer::Done;
+        };
         let order: OrderPlaced = match serde_json::from_slice(&message.body) {
             Ok(order) => order,
             Err(problem) => {
