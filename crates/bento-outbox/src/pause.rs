@@ -40,10 +40,6 @@ pub const PAUSE_NAME_CHARS_MAX: usize = 512;
 /// The most tenants and destinations that are paused at the same time.
 pub const PAUSES_MAX: usize = 10_000;
 
-/// The `retry_at` of events that came due while their tenant was paused: they
-/// are put off until it is resumed, out of the way of the claims.
-pub(crate) const PUT_OFF: &str = "9999-12-31T00:00:00.000Z";
-
 /// What is written about an event that is put aside because its destination is paused, before and
 /// after the destination's name.
 pub(crate) const ASIDE: [&str; 2] = ["its destination ", " is paused"];

@@ -128,6 +128,10 @@ pub(crate) fn forgotten_meanwhile() -> Error {
 /// Put aside records are woken so many in one statement.
 pub(crate) const WAKE_CHUNK: u32 = 10_000;
 
+/// The `retry_at` of events that came due while their tenant was paused: they
+/// are put off until it is resumed, out of the way of the claims.
+pub(crate) const PUT_OFF: &str = "9999-12-31T00:00:00.000Z";
+
 /// So many records that came due while their tenant is paused are put off in one statement.
 pub(crate) const PUT_OFF_CHUNK: u32 = 1_000;
 

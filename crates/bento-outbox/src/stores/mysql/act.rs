@@ -7,13 +7,13 @@ use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, MySql, QueryBuilder};
 use uuid::Uuid;
 
-use super::super::sql::{PUT_OFF_CHUNK, WAKE_CHUNK, error, parsed};
+use super::super::sql::{PUT_OFF, PUT_OFF_CHUNK, WAKE_CHUNK, error, parsed};
 use super::claims::due_but_paused;
 use super::rows::{get, literals, time, uuid};
 use super::{CONFLICT_WAITS, MySqlStore};
 use crate::act::{Act, Audited};
 use crate::error::{ErrorKind, Result};
-use crate::pause::{self, ASIDE, PUT_OFF, Pausable, Pause};
+use crate::pause::{self, ASIDE, Pausable, Pause};
 use crate::store::{Appended, TransactionalStore as _};
 
 pub(super) async fn retry(store: MySqlStore, ids: Vec<Uuid>, by: String) -> Result<u64> {

@@ -5,12 +5,12 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::super::sql::{PUT_OFF_CHUNK, WAKE_CHUNK, error, parsed};
+use super::super::sql::{PUT_OFF, PUT_OFF_CHUNK, WAKE_CHUNK, error, parsed};
 use super::PostgresStore;
 use super::claims::{DUE_AT, WAITING, due_but_paused};
 use crate::act::{Act, Audited};
 use crate::error::Result;
-use crate::pause::{self, ASIDE, PUT_OFF, Pausable, Pause};
+use crate::pause::{self, ASIDE, Pausable, Pause};
 use crate::store::{Appended, TransactionalStore as _};
 use crate::timestamp::Timestamp;
 

@@ -4,13 +4,13 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
-use super::super::sql::{PUT_OFF_CHUNK, WAKE_CHUNK, error, parsed};
+use super::super::sql::{PUT_OFF, PUT_OFF_CHUNK, WAKE_CHUNK, error, parsed};
 use super::claims::{DUE_AT, WAITING, due_but_paused};
 use super::rows::{get, json, read_time, uuid};
 use super::{NOW, SqliteStore};
 use crate::act::{Act, Audited};
 use crate::error::Result;
-use crate::pause::{self, ASIDE, PUT_OFF, Pausable, Pause};
+use crate::pause::{self, ASIDE, Pausable, Pause};
 use crate::store::{Appended, TransactionalStore as _};
 
 pub(super) async fn retry(store: SqliteStore, ids: Vec<Uuid>, by: String) -> Result<u64> {
