@@ -72,11 +72,13 @@ impl Recipe for PgBouncer {
                 .unwrap_or_else(|e| panic!("cannot write {name}: {e}"));
         };
         write("users.txt", "\"postgres\" \"\"\n");
+        // Each test has a database, and so a pool, of its own: those that are done must be let go.
         write(
             "pgbouncer.ini",
             &format!(
                 "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\npool_mode = transaction\n\
-                 max_prepared_statements = 200\ndefault_pool_size = 10\nserver_round_robin = 1\nlisten_addr = 127.0.0.1\n\
+                 max_prepared_statements = 200\ndefault_pool_size = 10\nserver_round_robin = 1\n\
+                 server_idle_timeout = 1\nlisten_addr = 127.0.0.1\n\
                  auth_type = trust\nauth_file = users.txt\nunix_socket_dir =\n\
                  ignore_startup_parameters = extra_float_digits\n",
                 self.server

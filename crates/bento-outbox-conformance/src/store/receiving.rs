@@ -243,10 +243,9 @@ pub async fn a_cancelled_delivery_has_its_effects_once<S: TransactionalStore>(st
     let number = AtomicU32::new(0);
     let delivery = async || {
         let id = number.load(Ordering::Relaxed).to_string();
-        // Raised, so that the unit writes them: sqlx 0.9.0 loses its place in a connection where the
-        // user's own statement is dropped while it is prepared.
-        let effects = async |_: &mut bento_outbox::UnitOfWork<S>| {
-            raise(unordered(1))?;
+        // One is a statement of the user's own, which may be dropped while it is prepared.
+        let effects = async |uow: &mut bento_outbox::UnitOfWork<S>| {
+            outbox.append(uow.tx(), [unordered(1)]).await?;
             raise(unordered(2))
         };
         inbox.handle("bills", message(&id), effects).await

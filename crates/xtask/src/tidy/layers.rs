@@ -79,6 +79,7 @@ const DRIVERS: &[&str] = &[
     "redis",
     "reqwest",
     "sqlx",
+    "sqlx_core",
 ];
 
 const HERE: &str = "crates/xtask/src/tidy/layers.rs";

@@ -3,16 +3,19 @@
 use std::io::{self, ErrorKind::TimedOut};
 use std::time::Duration;
 
-use sqlx::mysql::{MySqlConnection, MySqlPool};
-use sqlx::{AssertSqlSafe, Executor, MySql, Transaction};
-use tokio::runtime::Handle;
+use sqlx::mysql::{MySqlConnection, MySqlPool, MySqlTransactionManager};
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, Executor, MySql, SqlSafeStr};
+use sqlx_core::transaction::TransactionManager;
 use tokio::time::timeout;
 
 use super::super::sql::error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Isolation;
 
-/// An open transaction. Dropped, it is rolled back before anybody else gets its connection.
+/// An open transaction. Dropped, its connection is closed, and so the database rolls it back: a
+/// statement whose future was dropped while sqlx prepared it leaves answers behind that the next
+/// would take for its own.
 ///
 /// The database may end a transaction in the middle: it rolls back one of two that wait for each
 /// other, and DDL commits. Each statement that follows would then be committed by itself. So
@@ -20,12 +23,13 @@ use crate::store::Isolation;
 /// beginning must still be there: what came after such an end is rolled back.
 #[derive(Debug)]
 pub struct MySqlTransaction {
-    /// None only at its end.
-    open: Option<Transaction<'static, MySql>>,
+    /// None only at its end. Not sqlx's own `Transaction`, which has no way to close its connection.
+    open: Option<PoolConnection<MySql>>,
 }
 
-/// So long the answer to COMMIT is waited for before the events are looked for.
-const COMMIT_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// So long the answer to COMMIT is waited for before the events are looked for, and that to
+/// ROLLBACK before the connection is closed.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// The statements stop at the first that fails: nothing is committed without the savepoint.
 const COMMIT: &str = "release savepoint outbox_begun; commit; set autocommit = 1";
@@ -51,11 +55,16 @@ impl MySqlTransaction {
             "set transaction isolation level {isolation}; set autocommit = 0; start transaction; \
              savepoint outbox_begun"
         );
-        let open = pool
-            .begin_with(AssertSqlSafe(begin))
-            .await
-            .map_err(|e| error("beginning a transaction", e))?;
-        Ok(Self { open: Some(open) })
+        let begun = async {
+            // It closes a connection that did not begin, or was dropped before it had.
+            let mut transaction = Self {
+                open: Some(pool.acquire().await?),
+            };
+            let begin = Some(AssertSqlSafe(begin).into_sql_str());
+            MySqlTransactionManager::begin(transaction.connection(), begin).await?;
+            Ok(transaction)
+        };
+        begun.await.map_err(|e| error("beginning a transaction", e))
     }
 
     pub(super) fn connection(&mut self) -> &mut MySqlConnection {
@@ -65,41 +74,32 @@ impl MySqlTransaction {
             .expect("an open transaction has a connection")
     }
 
-    pub(super) async fn commit(mut self) -> Result<(), Uncommitted> {
-        let answer = timeout(COMMIT_ANSWER_MAX, self.connection().execute(COMMIT));
-        let answer = answer
-            .await
-            .unwrap_or_else(|_| Err(io::Error::from(TimedOut).into()));
-        match answer {
-            Ok(_) => {
-                // sqlx takes it for open still, and sends a rollback of nothing along with its ping.
-                self.open = None;
-                Ok(())
-            }
-            Err(e) => Err(uncommitted(e)),
-        }
+    pub(super) async fn commit(self) -> Result<(), Uncommitted> {
+        self.end(COMMIT).await.map_err(uncommitted)
     }
 
-    pub(super) async fn rollback(mut self) -> Result<()> {
-        let undone = self.connection().execute(ROLLBACK).await;
-        self.open = None;
-        undone.map(drop).map_err(|e| error("rolling back", e))
+    pub(super) async fn rollback(self) -> Result<()> {
+        let undone = self.end(ROLLBACK).await;
+        undone.map_err(|e| error("rolling back", e))
+    }
+
+    /// Gives the connection back to its pool, but for one that has not said that it is done.
+    async fn end(mut self, statements: &'static str) -> Result<(), sqlx::Error> {
+        timeout(ANSWER_MAX, self.connection().execute(statements))
+            .await
+            .unwrap_or_else(|_| Err(io::Error::from(TimedOut).into()))?;
+        if let Some(mut connection) = self.open.take() {
+            // sqlx takes it for open still, and sends a rollback of nothing along with its ping.
+            MySqlTransactionManager::start_rollback(&mut connection);
+        }
+        Ok(())
     }
 }
 
-/// In a task of its own: the connection is given back when it has been rolled back. Without a
-/// runtime there is no pool to give it back to.
 impl Drop for MySqlTransaction {
     fn drop(&mut self) {
-        if let (Some(mut open), Ok(runtime)) = (self.open.take(), Handle::try_current()) {
-            runtime.spawn(async move {
-                if let Err(e) = open.execute(ROLLBACK).await {
-                    tracing::debug!(
-                        error = error("rolling back", e).report(),
-                        "the connection is closed instead"
-                    );
-                }
-            });
+        if let Some(connection) = &mut self.open {
+            connection.close_on_drop();
         }
     }
 }
