@@ -2,6 +2,7 @@
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
 use super::{Answer, Bills, CONSUMER, Message, PAUSE, Problem, TAKE_OVER, TYPE};
@@ -18,7 +19,15 @@ pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
         .create()?;
     consumer.subscribe(&[TYPE])?;
     loop {
-        let delivered = consumer.recv().await?;
+        let delivered = match consumer.recv().await {
+            Ok(delivered) => delivered,
+            // The client connects again by itself, as the same member of the group.
+            Err(KafkaError::MessageConsumption(problem)) => {
+                eprintln!("the bus is away: {problem}");
+                continue;
+            }
+            Err(problem) => return Err(problem.into()),
+        };
         let message = read(&delivered);
         // A position says that everything before it is done, so nothing can be left for later.
         while bills.receive(&message).await == Answer::Later {
