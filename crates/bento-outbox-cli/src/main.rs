@@ -126,7 +126,7 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Destinations(command) => finish(command.run(settings()?)),
         Command::Audit(command) => finish(command.run(settings()?)),
         Command::Doctor(command) => finish(command.run(settings()?)),
-        Command::Health(command) => finish(command.run(settings()?)),
+        Command::Health(command) => finish(command.run(Settings::load_to_ask(&flags)?)),
         Command::Bench(command) => finish(command.run(settings()?)),
         Command::Schema(command) => command.run(),
         Command::Config(command) => command.run(&settings()?),

@@ -56,7 +56,7 @@ impl List {
             (None, true) => SHOWN_MAX,
             (None, false) => usize::MAX,
         };
-        let filter = self.choice.filter();
+        let filter = self.choice.filter()?;
         let mut letters = DeadLetters::of(store.as_ref(), &filter).with_payloads(self.payload);
         let (mut listed, mut more) = (0, false);
         let mut table = terminal::table(HEADER);
