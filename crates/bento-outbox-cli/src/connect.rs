@@ -4,10 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bento_outbox::publishers::{FilePublisher, NullPublisher, StdoutPublisher};
-use bento_outbox::{
-    CloudEvents, DeadLetterTopic, Destination, Error, MessageBus, Publisher, Store, Topic,
-};
-use url::Url;
+use bento_outbox::{DeadLetterTopic, Destination, Error, MessageBus, Publisher, Store};
 
 use crate::failure::{Failure, Result};
 use crate::settings::{self, Settings};
@@ -153,44 +150,33 @@ pub(crate) fn dead_letter_topic(
 pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc<dyn Publisher>> {
     let url = bus.url;
     let refuse = |what: &str| bus.refuse(what);
+    let events = || settings.cloud_events.clone();
     match settings::scheme(url).unwrap_or_default() {
-        "stdout" if url == "stdout:" => Ok(Arc::new(StdoutPublisher::new(
-            settings.cloud_events.clone(),
-        ))),
+        "stdout" if url == "stdout:" => Ok(Arc::new(StdoutPublisher::new(events()))),
         "null" if url == "null:" => Ok(Arc::new(NullPublisher)),
         alone @ ("stdout" | "null") => {
             Err(refuse(&format!("must be {alone}: and nothing after it")))
         }
         "file" => match url.trim_start_matches("file:").trim_start_matches("//") {
             "" => Err(refuse("names no file, as file:events.jsonl does")),
-            path => Ok(Arc::new(FilePublisher::new(
-                path,
-                settings.cloud_events.clone(),
-            ))),
+            path => Ok(Arc::new(FilePublisher::new(path, events()))),
         },
         #[cfg(feature = "nats")]
-        "nats" | "tls" => {
-            use bento_outbox::publishers::NatsPublisher;
-            let parsed = url
-                .parse()
-                .map_err(|error| refuse(&format!("is no URL: {error}")))?;
-            let publisher = NatsPublisher::new(&parsed, bus.topic(), settings.cloud_events.clone());
-            publisher
-                .map(|bus| Arc::new(bus) as Arc<dyn Publisher>)
-                .map_err(|error| named(error, refuse))
-        }
+        "nats" | "tls" => remote(url, refuse, |url| {
+            bento_outbox::publishers::NatsPublisher::new(url, bus.topic(), events())
+        }),
         #[cfg(not(feature = "nats"))]
         "nats" | "tls" => Err(refuse("needs a program built with `--features nats`")),
         #[cfg(feature = "rabbitmq")]
-        "amqp" | "amqps" => remote(
-            settings,
-            bus,
-            bento_outbox::publishers::RabbitMqPublisher::new,
-        ),
+        "amqp" | "amqps" => remote(url, refuse, |url| {
+            bento_outbox::publishers::RabbitMqPublisher::new(url, bus.topic(), events())
+        }),
         #[cfg(not(feature = "rabbitmq"))]
         "amqp" | "amqps" => Err(refuse("needs a program built with `--features rabbitmq`")),
         #[cfg(feature = "redis")]
-        "redis" | "rediss" => remote(settings, bus, bento_outbox::publishers::RedisPublisher::new),
+        "redis" | "rediss" => remote(url, refuse, |url| {
+            bento_outbox::publishers::RedisPublisher::new(url, bus.topic(), events())
+        }),
         #[cfg(not(feature = "redis"))]
         "redis" | "rediss" => Err(refuse("needs a program built with `--features redis`")),
         "memory" => Err(refuse(
@@ -199,7 +185,7 @@ pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc
         #[cfg(feature = "kafka")]
         "kafka" | "kafkas" => {
             use bento_outbox::publishers::KafkaPublisher;
-            KafkaPublisher::new(url, bus.topic(), settings.cloud_events.clone())
+            KafkaPublisher::new(url, bus.topic(), events())
                 .map(|bus| Arc::new(bus) as Arc<dyn Publisher>)
                 .map_err(|error| named(error, refuse))
         }
@@ -208,8 +194,7 @@ pub(crate) fn one_bus(settings: &Settings, bus: settings::Bus<'_>) -> Result<Arc
             "names Kafka, which needs a program built with `--features full`",
         )),
         #[cfg(feature = "http")]
-        "http" | "https" => webhook(settings, url, bus.topic(), refuse)
-            .map(|bus| Arc::new(bus) as Arc<dyn Publisher>),
+        "http" | "https" => remote(url, refuse, |url| webhook(settings, url, bus.topic())),
         #[cfg(not(feature = "http"))]
         "http" | "https" => Err(refuse("needs a program built with `--features http`")),
         other => Err(refuse(&format!(
@@ -226,11 +211,12 @@ pub(crate) fn alert(settings: &Settings) -> Result<Option<Arc<dyn Publisher>>> {
     let Some(url) = &settings.alert_url else {
         return Ok(None);
     };
-    let refuse = |what: &str| settings.refuse("alert_url", &what.replace("bus_url: ", ""));
+    let refuse = |what: &str| settings.refuse("alert_url", what);
     match settings::scheme(url).unwrap_or_default() {
         #[cfg(feature = "http")]
         "http" | "https" => {
-            webhook(settings, url, Topic::default(), refuse).map(|it| Some(Arc::new(it) as _))
+            let topic = bento_outbox::Topic::default();
+            remote(url, refuse, |url| webhook(settings, url, topic)).map(Some)
         }
         #[cfg(not(feature = "http"))]
         "http" | "https" => Err(refuse("needs a program built with `--features http`")),
@@ -243,33 +229,28 @@ pub(crate) fn alert(settings: &Settings) -> Result<Option<Arc<dyn Publisher>>> {
 #[cfg(feature = "http")]
 fn webhook(
     settings: &Settings,
-    url: &str,
-    topic: Topic,
-    refuse: impl Fn(&str) -> Failure,
-) -> Result<bento_outbox::publishers::HttpPublisher> {
-    let parsed = url
-        .parse()
-        .map_err(|error| refuse(&format!("is no URL: {error}")))?;
-    let webhook = bento_outbox::publishers::HttpPublisher::new(
-        &parsed,
-        topic,
-        settings.cloud_events.clone(),
-        settings.webhook_secrets.clone(),
-    );
-    webhook.map_err(|error| named(error, refuse))
+    url: &url::Url,
+    topic: bento_outbox::Topic,
+) -> bento_outbox::Result<bento_outbox::publishers::HttpPublisher> {
+    let secrets = settings.webhook_secrets.clone();
+    bento_outbox::publishers::HttpPublisher::new(url, topic, settings.cloud_events.clone(), secrets)
 }
 
 /// A bus that is somewhere else, made of its URL by its adapter.
-#[allow(dead_code, reason = "without any such adapter")]
+#[cfg(any(
+    feature = "http",
+    feature = "nats",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
 fn remote<P: Publisher>(
-    settings: &Settings,
-    bus: settings::Bus<'_>,
-    make: fn(&Url, Topic, CloudEvents) -> bento_outbox::Result<P>,
+    url: &str,
+    refuse: impl Fn(&str) -> Failure,
+    make: impl FnOnce(&url::Url) -> bento_outbox::Result<P>,
 ) -> Result<Arc<dyn Publisher>> {
-    let refuse = |what: &str| bus.refuse(what);
-    let url = bus.url.parse();
+    let url = url.parse();
     let url = url.map_err(|error| refuse(&format!("is no URL: {error}")))?;
-    match make(&url, bus.topic(), settings.cloud_events.clone()) {
+    match make(&url) {
         Ok(bus) => Ok(Arc::new(bus)),
         Err(error) => Err(named(error, refuse)),
     }
@@ -279,7 +260,10 @@ fn remote<P: Publisher>(
 fn named(error: Error, refuse: impl FnOnce(&str) -> Failure) -> Failure {
     match error.kind() {
         bento_outbox::ErrorKind::InvalidSetting => {
-            refuse(&format!("cannot be used: {}", error.report()))
+            let what = error.report();
+            // The library names the setting that a bus's URL has most often; `refuse` knows which it is.
+            let what = what.strip_prefix("bus_url: ").unwrap_or(&what);
+            refuse(&format!("cannot be used: {what}"))
         }
         _ => error.into(),
     }

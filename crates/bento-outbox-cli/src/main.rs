@@ -33,8 +33,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[cfg(feature = "sqlite")]
 use crate::commands::demo;
 use crate::commands::{
-    append, audit, bench, completions, config, dead, doctor, health, migrate, pausing, reference,
-    replay, run, schema, status, tail, why,
+    append, audit, bench, completions, config, dead, doctor, events, health, migrate, pausing,
+    reference, replay, run, schema, status, tail, why,
 };
 use crate::failure::{Failure, Result};
 use crate::settings::{Flags, Settings};
@@ -54,17 +54,20 @@ use crate::settings::{Flags, Settings};
 Exit codes: 0 done, 1 failed, 2 wrong use or settings, 3 done but something needs a person.")]
 pub(crate) struct Cli {
     /// Settings file [default: outbox.toml, if it is there]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Database, as sqlite://outbox.db, postgres://user@host/name or mysql://user@host/name
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL")]
     database_url: Option<String>,
     /// Bus, as stdout:, file:events.jsonl, nats://host:4222 or https://host/path
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL")]
     bus_url: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
+
+/// What comes last in every help: the options of the command itself are what is looked for.
+const GLOBAL: &str = "Options of every command";
 
 #[derive(Subcommand)]
 enum Command {
@@ -74,6 +77,7 @@ enum Command {
     Run(run::Run),
     Append(append::Append),
     Status(status::Status),
+    Events(events::Events),
     Why(why::Why),
     Dead(dead::Dead),
     Replay(replay::Replay),
@@ -118,6 +122,7 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Run(command) => finish(command.run(settings()?)),
         Command::Append(command) => finish(command.run(settings()?)),
         Command::Status(command) => finish(command.run(settings()?)),
+        Command::Events(command) => finish(command.run(settings()?)),
         Command::Why(command) => finish(command.run(settings()?)),
         Command::Dead(command) => finish(command.run(settings()?)),
         Command::Replay(command) => finish(command.run(settings()?)),
@@ -126,7 +131,7 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Destinations(command) => finish(command.run(settings()?)),
         Command::Audit(command) => finish(command.run(settings()?)),
         Command::Doctor(command) => finish(command.run(settings()?)),
-        Command::Health(command) => finish(command.run(settings()?)),
+        Command::Health(command) => finish(command.run(Settings::load_to_ask(&flags)?)),
         Command::Bench(command) => finish(command.run(settings()?)),
         Command::Schema(command) => command.run(),
         Command::Config(command) => command.run(&settings()?),
@@ -199,6 +204,14 @@ mod tests {
         {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Example"), "{help}");
+            let options: Vec<&str> = help
+                .lines()
+                .filter(|line| {
+                    line.contains("ptions") && line.ends_with(':') && !line.starts_with(' ')
+                })
+                .collect();
+            let last = format!("{GLOBAL}:");
+            assert_eq!(options.last(), Some(&last.as_str()), "{help}");
             every_help_below_has_an_example(command);
         }
     }

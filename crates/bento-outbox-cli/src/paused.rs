@@ -1,6 +1,6 @@
 //! What is paused, in a sentence each.
 
-use bento_outbox::{Pausable, Pause};
+use bento_outbox::Pause;
 
 use crate::terminal;
 
@@ -17,16 +17,4 @@ pub(crate) fn sentence(pause: &Pause) -> String {
         terminal::moment(pause.since),
         pause.by
     ))
-}
-
-/// The command that ends it.
-pub(crate) fn remedy(pause: &Pause) -> String {
-    let command = match pause.kind {
-        Pausable::Tenant => "tenants",
-        Pausable::Destination => "destinations",
-    };
-    format!(
-        "`{command} resume {}` when its events may go out again",
-        pause.name
-    )
 }

@@ -322,7 +322,8 @@ fn a_broken_url_of_a_broker_keeps_its_password() {
             ("host:port", "bus_url (--bus-url)"),
         ] {
             let url = format!("{scheme}://bob:{CANARY}@{end}");
-            place.run(&["run", "--bus-url", &url]).failed(2, said);
+            let refused = place.run(&["run", "--bus-url", &url]).failed(2, said);
+            assert_eq!(refused.stderr.matches("bus_url").count(), 1, "{refused:?}");
         }
         let nobody = format!("{scheme}://bob:{CANARY}@127.0.0.1:1");
         let said = format!("{scheme}://bob:***@127.0.0.1:1 takes no events");

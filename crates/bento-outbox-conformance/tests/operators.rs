@@ -176,7 +176,7 @@ async fn a_replay_to_jetstream_keeps_ids_bytes_and_the_order_of_each_key() {
     assert!(
         stderr.contains("error: the bus does not take event ")
             && stderr.contains(
-                "0 of 1 were published; go on with `bento-outbox replay --type lost.paid`"
+                "0 of 1 were published; go on with `bento-outbox replay --type lost.paid --database-url "
             ),
         "{stderr}"
     );

@@ -196,7 +196,7 @@ impl Chosen {
     /// The filter; it must be meant.
     ///
     /// # Errors
-    /// 400 where neither a filter nor `all` was given, or both were.
+    /// 400 where neither a filter nor `all` was given, or both were; 422 where nothing can match.
     pub(crate) fn filter(self, of_what: &str) -> Result<Filter, Problem> {
         let refuse =
             |what: String| Err(Problem::new(StatusCode::BAD_REQUEST, "which events?", what));
@@ -215,11 +215,26 @@ impl Chosen {
             ..Filter::default()
         };
         match (filter != Filter::default(), self.all) {
-            (true, false) | (false, true) => Ok(filter),
+            (true, false) | (false, true) => matchable(filter),
             (false, false) => refuse(format!(
                 "which {of_what}? Give ids, tenant, type, aggregate, since or until, or `\"all\": true`"
             )),
             (true, true) => refuse("`all` goes with no other filter".into()),
         }
+    }
+}
+
+/// A filter that some event may match.
+///
+/// # Errors
+/// 422 where none can.
+pub(crate) fn matchable(filter: Filter) -> Result<Filter, Problem> {
+    match filter.check() {
+        Ok(()) => Ok(filter),
+        Err(error) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "nothing can match",
+            error.report(),
+        )),
     }
 }

@@ -7,7 +7,7 @@ use bento_outbox::{DeadLetters, Decision, Filter, Status, Tenant, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::actor::Actor;
-use crate::asked::{Asked, Chosen, EventId, Given, Text, present};
+use crate::asked::{Asked, Chosen, EventId, Given, Text, matchable, present};
 use crate::events::{Shown, absent};
 use crate::page::{Cursor, Limit, cut};
 use crate::{Admin, EventColumns, Problem};
@@ -38,14 +38,14 @@ pub(crate) async fn list(
     State(admin): State<Admin>,
     Asked(search): Asked<Search>,
 ) -> Result<Json<Listed>, Problem> {
-    let filter = Filter {
+    let filter = matchable(Filter {
         tenant: search.tenant,
         event_type: search.event_type.map(|text| text.0),
         aggregate_id: search.aggregate.map(|text| text.0),
         since: search.since,
         until: search.until,
         ..Filter::default()
-    };
+    })?;
     let mut letters = DeadLetters::of(admin.store.as_ref(), &filter)
         .after(search.cursor.map(|cursor| cursor.0))
         .next_page(search.limit.and_one())

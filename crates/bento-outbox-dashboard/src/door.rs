@@ -10,47 +10,42 @@ use subtle::ConstantTimeEq as _;
 
 use crate::{Admin, Problem};
 
-/// Lets a request in that shows the token, or, where there is none, that was sent to a loopback name.
-/// A page in a browser can send requests to this machine, but not under such a name of its own
-/// ("DNS rebinding").
-pub(crate) async fn check(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let refusal = match &admin.token {
-        Some(token) => {
-            let given = text(header::AUTHORIZATION).and_then(|given| given.split_once(' '));
-            let bearer = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-            match bearer.map(|(_, token)| token) {
-                Some(given) if bool::from(given.as_bytes().ct_eq(token.as_bytes())) => None,
-                Some(_) => Some((
-                    StatusCode::UNAUTHORIZED,
-                    "the token is not the one of admin_token",
-                )),
-                None => Some((
-                    StatusCode::UNAUTHORIZED,
-                    "show admin_token as `Authorization: Bearer TOKEN`",
-                )),
-            }
-        }
-        None if text(header::HOST).is_some_and(is_loopback) => None,
-        None => Some((
-            StatusCode::FORBIDDEN,
-            "without an admin_token only requests to localhost, 127.0.0.1 or [::1] are answered",
-        )),
-    };
-    match refusal {
-        None => next.run(request).await,
-        Some((status, detail)) => {
-            let mut answer = Problem::new(status, "not let in", detail).into_response();
-            if status == StatusCode::UNAUTHORIZED {
-                let scheme = HeaderValue::from_static("Bearer");
-                answer
-                    .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, scheme);
-            }
-            answer
-        }
+/// Where there is no token, lets a request in that was sent to a loopback name. A page in a browser can send
+/// requests to this machine, but not under such a name of its own ("DNS rebinding").
+pub(crate) async fn own_name(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    if admin.token.is_some() || host.is_some_and(is_loopback) {
+        return next.run(request).await;
     }
+    let detail =
+        "without an admin_token only requests to localhost, 127.0.0.1 or [::1] are answered";
+    Problem::new(StatusCode::FORBIDDEN, "not let in", detail).into_response()
+}
+
+/// Where there is a token, lets a request in that shows it.
+pub(crate) async fn token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let Some(token) = &admin.token else {
+        return next.run(request).await;
+    };
+    let given = request.headers().get(header::AUTHORIZATION);
+    let given = given
+        .and_then(|given| given.to_str().ok())
+        .and_then(|given| given.split_once(' '));
+    let bearer = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let detail = match bearer.map(|(_, token)| token) {
+        Some(given) if bool::from(given.as_bytes().ct_eq(token.as_bytes())) => {
+            return next.run(request).await;
+        }
+        Some(_) => "the token is not the one of admin_token",
+        None => "show admin_token as `Authorization: Bearer TOKEN`",
+    };
+    let mut answer = Problem::new(StatusCode::UNAUTHORIZED, "not let in", detail).into_response();
+    let scheme = HeaderValue::from_static("Bearer");
+    answer
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, scheme);
+    answer
 }
 
 /// Refuses a change that a page of another origin asks for. Browsers say where a request comes from;

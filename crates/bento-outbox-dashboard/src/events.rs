@@ -7,7 +7,7 @@ use bento_outbox::{Filter, OutboxRecord, Page, Status, Tenant, Timestamp, Why, w
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::asked::{Asked, EventId, Text};
+use crate::asked::{Asked, EventId, Text, matchable};
 use crate::page::{Cursor, Limit, cut};
 use crate::{Admin, EventColumns, Problem};
 
@@ -38,7 +38,7 @@ pub(crate) async fn list(
     State(admin): State<Admin>,
     Asked(search): Asked<Search>,
 ) -> Result<Json<Found>, Problem> {
-    let filter = Filter {
+    let filter = matchable(Filter {
         status: search.status,
         tenant: search.tenant,
         event_type: search.event_type.map(|text| text.0),
@@ -46,7 +46,7 @@ pub(crate) async fn list(
         since: search.since,
         until: search.until,
         ..Filter::default()
-    };
+    })?;
     let page = Page {
         after: search.cursor.map(|cursor| cursor.0),
         limit: search.limit.and_one(),

@@ -33,12 +33,14 @@ use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
-use bento_outbox::{ProjectorSettings, Publisher, Store};
+use bento_outbox::{Pausable, ProjectorSettings, Publisher, Store};
 
 pub use problem::Problem;
 pub use record::EventColumns;
 
+use asked::Asked;
 use bounds::Turns;
+use events::Nothing;
 use replays::Replays;
 
 /// What the answers are made of. Clones share it.
@@ -48,7 +50,7 @@ pub struct Admin {
     pub store: Arc<dyn Store>,
     /// The bus.
     pub bus: Arc<dyn Publisher>,
-    /// What that bus calls its destinations, for people who pause them.
+    /// What that bus calls its destinations, for people who pause them; no others can be paused.
     pub destinations: Vec<String>,
     /// How the relays of this database work: what waits for what depends on it.
     pub settings: ProjectorSettings,
@@ -62,42 +64,54 @@ pub struct Admin {
 /// The description of the API, in OpenAPI 3.1; also served at `/openapi.json`.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-/// Every path there is. `/health/…` is open to anybody who reaches the address, for a probe has no token,
-/// and so is the page at `/`, which has nothing in it before it has asked the others.
+/// Every path there is. `/health/…` is open to anybody who reaches the address, by whatever name, for a
+/// probe has no token and asks by the address of a pod. The page at `/` wants no token, for it has nothing in
+/// it before it has asked the others.
 pub fn router(admin: Admin) -> Router {
     let desk = Desk {
         admin,
         replays: Arc::default(),
     };
-    let mut asked_for = Router::new();
-    for (path, methods) in paths() {
-        asked_for = asked_for.route(path, methods);
-    }
-    let mut all = asked_for
-        .method_not_allowed_fallback(problem::not_allowed) // what there is is told behind the door as well
+    let admin = || desk.admin.clone();
+    let closed = routed(paths())
         .route_layer(from_fn_with_state(Turns::default(), bounds::keep))
-        .route_layer(from_fn_with_state(desk.admin.clone(), door::same_origin))
-        .route_layer(from_fn_with_state(desk.admin.clone(), door::check));
-    for (path, methods) in open_paths() {
-        all = all.route(path, methods);
-    }
-    all.fallback(problem::not_found)
-        .method_not_allowed_fallback(problem::not_allowed)
+        .route_layer(from_fn_with_state(admin(), door::same_origin))
+        .route_layer(from_fn_with_state(admin(), door::token));
+    let named = closed
+        .merge(routed(page_path()))
+        .route_layer(from_fn_with_state(admin(), door::own_name));
+    named
+        .merge(routed(open_paths()))
+        .fallback(problem::not_found)
         .layer(DefaultBodyLimit::max(asked::BODY_BYTES_MAX))
         .with_state(desk)
+}
+
+/// What answers at these paths. Which methods there are is told there as well, so behind the same door.
+fn routed(paths: Vec<(&'static str, MethodRouter<Desk>)>) -> Router<Desk> {
+    let mut router = Router::new();
+    for (path, methods) in paths {
+        router = router.route(path, methods);
+    }
+    router.method_not_allowed_fallback(problem::not_allowed)
 }
 
 /// The paths that anybody who reaches the address may ask.
 fn open_paths() -> Vec<(&'static str, MethodRouter<Desk>)> {
     vec![
-        ("/", get(screen::page)),
         ("/health/live", get(health::live)),
         ("/health/ready", get(health::ready)),
     ]
 }
 
+/// The path that wants no token.
+fn page_path() -> Vec<(&'static str, MethodRouter<Desk>)> {
+    vec![("/", get(screen::page))]
+}
+
 /// The paths behind the door.
 fn paths() -> Vec<(&'static str, MethodRouter<Desk>)> {
+    use Pausable::{Destination, Tenant};
     vec![
         ("/metrics", get(metrics)),
         ("/openapi.json", get(openapi)),
@@ -115,17 +129,11 @@ fn paths() -> Vec<(&'static str, MethodRouter<Desk>)> {
         ("/api/v1/replays/{id}", get(replays::show)),
         ("/api/v1/replays/{id}/cancel", post(replays::cancel)),
         ("/api/v1/tenants", get(pauses::tenants)),
-        ("/api/v1/tenants/pause", post(pauses::pause_tenants)),
-        ("/api/v1/tenants/resume", post(pauses::resume_tenants)),
+        ("/api/v1/tenants/pause", pauses::pause(Tenant)),
+        ("/api/v1/tenants/resume", pauses::resume(Tenant)),
         ("/api/v1/destinations", get(pauses::destinations)),
-        (
-            "/api/v1/destinations/pause",
-            post(pauses::pause_destinations),
-        ),
-        (
-            "/api/v1/destinations/resume",
-            post(pauses::resume_destinations),
-        ),
+        ("/api/v1/destinations/pause", pauses::pause(Destination)),
+        ("/api/v1/destinations/resume", pauses::resume(Destination)),
         ("/api/v1/audit", get(audit::list)),
     ]
 }
@@ -149,12 +157,15 @@ impl FromRef<Desk> for Arc<Replays> {
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+async fn metrics(
+    State(admin): State<Admin>,
+    Asked(Nothing {}): Asked<Nothing>,
+) -> impl IntoResponse {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], (admin.metrics)())
 }
 
-async fn openapi() -> impl IntoResponse {
+async fn openapi(Asked(Nothing {}): Asked<Nothing>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
 
@@ -186,7 +197,8 @@ mod tests {
             metrics: Arc::new(String::new),
         });
         let mut routed = BTreeSet::new();
-        for (path, _) in paths().into_iter().chain(open_paths()) {
+        let all = paths().into_iter().chain(page_path()).chain(open_paths());
+        for (path, _) in all {
             // Whoever asks with a method that there is not is told those that there are.
             let request = Request::builder().method("BREW").uri(path);
             let request = request.header("host", "localhost").body(Body::empty());

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::routing::{MethodRouter, post};
 use bento_outbox::{Error, ErrorKind, Pausable, Pause, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::actor::Actor;
 use crate::asked::{Asked, Given, Text, present};
 use crate::events::Nothing;
-use crate::{Admin, Problem};
+use crate::{Admin, Desk, Problem};
 
 /// Since when, by whom and why something is paused.
 #[derive(Serialize)]
@@ -120,69 +121,33 @@ pub(crate) struct Changed {
 /// The most names in one request.
 const NAMES_MAX: usize = 100;
 
-pub(crate) async fn pause_tenants(
-    State(admin): State<Admin>,
-    Actor(actor): Actor,
-    Given(to_pause): Given<ToPause>,
-) -> Result<Json<Changed>, Problem> {
-    to_pause.pause(&admin, Pausable::Tenant, &actor).await
+/// Keeps the events of some back.
+pub(crate) fn pause(kind: Pausable) -> MethodRouter<Desk> {
+    post(
+        move |State(admin): State<Admin>, Actor(by): Actor, Given(asked): Given<ToPause>| async move {
+            bounded(&asked.names)?;
+            let there = kind.must_be_there(&asked.names, &admin.destinations);
+            there.map_err(|error| absent(&error))?;
+            let reason = asked.reason.as_ref().map(|text| text.0.as_str());
+            let changed = admin.store.pause(kind, &asked.names, &by, reason).await;
+            changed
+                .map(|changed| Json(Changed { changed }))
+                .map_err(refused)
+        },
+    )
 }
 
-pub(crate) async fn pause_destinations(
-    State(admin): State<Admin>,
-    Actor(actor): Actor,
-    Given(to_pause): Given<ToPause>,
-) -> Result<Json<Changed>, Problem> {
-    to_pause.pause(&admin, Pausable::Destination, &actor).await
-}
-
-pub(crate) async fn resume_tenants(
-    State(admin): State<Admin>,
-    Actor(actor): Actor,
-    Given(to_resume): Given<ToResume>,
-) -> Result<Json<Changed>, Problem> {
-    to_resume.resume(&admin, Pausable::Tenant, &actor).await
-}
-
-pub(crate) async fn resume_destinations(
-    State(admin): State<Admin>,
-    Actor(actor): Actor,
-    Given(to_resume): Given<ToResume>,
-) -> Result<Json<Changed>, Problem> {
-    to_resume
-        .resume(&admin, Pausable::Destination, &actor)
-        .await
-}
-
-impl ToPause {
-    async fn pause(
-        self,
-        admin: &Admin,
-        kind: Pausable,
-        by: &str,
-    ) -> Result<Json<Changed>, Problem> {
-        bounded(&self.names)?;
-        let reason = self.reason.as_ref().map(|text| text.0.as_str());
-        let changed = admin.store.pause(kind, &self.names, by, reason).await;
-        Ok(Json(Changed {
-            changed: changed.map_err(refused)?,
-        }))
-    }
-}
-
-impl ToResume {
-    async fn resume(
-        self,
-        admin: &Admin,
-        kind: Pausable,
-        by: &str,
-    ) -> Result<Json<Changed>, Problem> {
-        bounded(&self.names)?;
-        let changed = admin.store.resume(kind, &self.names, by).await;
-        let changed = changed.map_err(refused)?;
-        admin.store.give_hint();
-        Ok(Json(Changed { changed }))
-    }
+/// Lets them go again.
+pub(crate) fn resume(kind: Pausable) -> MethodRouter<Desk> {
+    post(
+        move |State(admin): State<Admin>, Actor(by): Actor, Given(asked): Given<ToResume>| async move {
+            bounded(&asked.names)?;
+            let changed = admin.store.resume(kind, &asked.names, &by).await;
+            let changed = changed.map_err(refused)?;
+            admin.store.give_hint();
+            Ok::<_, Problem>(Json(Changed { changed }))
+        },
+    )
 }
 
 fn bounded(names: &[String]) -> Result<(), Problem> {
@@ -194,6 +159,10 @@ fn bounded(names: &[String]) -> Result<(), Problem> {
             format!("`names` has 1 to {NAMES_MAX} names"),
         )),
     }
+}
+
+fn absent(error: &Error) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no such destination", error.report())
 }
 
 /// A name that nothing can have is the fault of whoever asks.

@@ -8,7 +8,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use bento_outbox::{ReplayEnd, ReplaySettings, Replayed, Result, Timestamp, replay, replayable};
+use bento_outbox::{
+    ReplayEnd, ReplayProgress, ReplaySettings, Replayed, Result, Timestamp, replayable,
+};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -44,7 +46,7 @@ pub(crate) struct Run {
     by: String,
     filter: Value,
     rate: Option<Rate>,
-    /// None until they are counted.
+    /// None before they are counted.
     matched: Option<u64>,
     published: u64,
     /// Why the bus takes nothing at present.
@@ -187,8 +189,8 @@ async fn carried_out(
     admin: Admin,
     replays: Weak<Replays>,
     run: Run,
-    mut settings: ReplaySettings,
-    stopping: watch::Receiver<bool>,
+    settings: ReplaySettings,
+    mut stopping: watch::Receiver<bool>,
 ) {
     let tell = {
         let replays = replays.clone();
@@ -198,57 +200,46 @@ async fn carried_out(
             }
         }
     };
-    let filter = settings.filter.clone();
-    let begun = async {
-        let found = replayable(admin.store.as_ref(), &settings).await?;
-        let act = found.act(&run.by, &settings.filter);
-        admin.store.audit(&act).await?;
-        Ok::<_, bento_outbox::Error>(found)
-    };
-    let replayed = match begun.await {
-        Ok(found) if found.events == 0 || *stopping.borrow() => Replayed {
-            published: 0,
-            through: None,
-            end: match found.events {
-                0 => ReplayEnd::Done,
-                _ => ReplayEnd::Stopped,
-            },
-        },
-        Ok(found) => {
-            tell(&|run| {
-                run.matched = Some(found.events);
-                if run.state == Progress::Counting {
-                    run.state = Progress::Running;
-                }
+    let published = async {
+        let mut told_to_stop = stopping.clone();
+        let found = tokio::select! {
+            biased;
+            // Nothing has begun, so nothing is in the audit.
+            _ = told_to_stop.wait_for(|stop| *stop) => return Ok(Replayed {
+                end: ReplayEnd::Stopped,
+                ..Replayed::default()
+            }),
+            found = replayable(admin.store.as_ref(), &settings) => found?,
+        };
+        tell(&|run| {
+            run.matched = Some(found.events);
+            if run.state == Progress::Counting {
+                run.state = Progress::Running;
+            }
+        });
+        let told = tell.clone();
+        let tell_progress = move |progress: &ReplayProgress| {
+            told(&|run| {
+                run.published = progress.published;
+                run.waits_for.clone_from(&progress.waits_for);
             });
-            settings.up_to = found.last;
-            let told = tell.clone();
-            let mut stop = stopping.clone();
-            replay(
-                Arc::clone(&admin.store),
-                Arc::clone(&admin.bus),
-                settings,
-                move |progress| {
-                    told(&|run| {
-                        run.published = progress.published;
-                        run.waits_for.clone_from(&progress.waits_for);
-                    });
-                },
-                // It ends as well when the process forgets its runs.
-                async move {
-                    let _ = stop.wait_for(|stop| *stop).await;
-                },
-            )
+        };
+        let stopped_by = async {
+            // It ends as well when the process forgets its runs.
+            let _ = stopping.wait_for(|stop| *stop).await;
+            replays.upgrade()?.stopped_by(run.id)
+        };
+        let (store, bus) = (Arc::clone(&admin.store), Arc::clone(&admin.bus));
+        found
+            .publish_by(&run.by, store, bus, settings, tell_progress, stopped_by)
             .await
-        }
-        Err(error) => Replayed {
-            published: 0,
-            through: None,
-            end: ReplayEnd::Failed {
-                reason: error.report(),
-            },
-        },
     };
+    let replayed = published.await.unwrap_or_else(|error| Replayed {
+        end: ReplayEnd::Failed {
+            reason: error.report(),
+        },
+        ..Replayed::default()
+    });
     let (state, refused, reason) = match &replayed.end {
         ReplayEnd::Done => (Progress::Done, None, None),
         ReplayEnd::Stopped => (Progress::Stopped, None, None),
@@ -256,16 +247,8 @@ async fn carried_out(
         ReplayEnd::Failed { reason } => (Progress::Failed, None, Some(reason.clone())),
     };
     let published = replayed.published;
-    let stopped_by = replays
-        .upgrade()
-        .and_then(|replays| replays.stopped_by(run.id));
-    let act = replayed.act(stopped_by.as_deref().unwrap_or(&run.by), &filter);
-    if let Err(error) = admin.store.audit(&act).await {
-        tracing::warn!(error = %error.report(), "the end of a replay is not in the audit");
-    }
     tell(&|run| {
         run.state = state;
-        run.matched = run.matched.or(Some(0));
         run.published = published;
         run.waits_for = None;
         run.refused = refused;

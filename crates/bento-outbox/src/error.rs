@@ -154,6 +154,15 @@ pub fn sanitised(text: &str) -> String {
     line
 }
 
+/// `text` as a shell takes it for one word: as it is, or quoted where it must be.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/@+,".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.into(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// Characters that reorder what a terminal or browser shows.
 fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -200,6 +209,14 @@ mod tests {
             format!("{error:?}"),
             "Unavailable: cannot reach the database: connection refused"
         );
+    }
+
+    #[test]
+    fn a_word_stays_one_in_a_shell() {
+        assert_eq!(shell_word("nats://host:4222"), "nats://host:4222");
+        assert_eq!(shell_word("https://h/?a=1&b=2"), "'https://h/?a=1&b=2'");
+        assert_eq!(shell_word("it's; rm"), r"'it'\''s; rm'");
+        assert_eq!(shell_word(""), "''");
     }
 
     #[test]

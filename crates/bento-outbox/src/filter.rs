@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::record::{OutboxRecord, Status};
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
@@ -81,6 +82,36 @@ impl Page {
 }
 
 impl Filter {
+    /// Refuses what was hardly meant, since nothing can match it.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`](ErrorKind::InvalidSetting) for a time that ends before it begins, for a type
+    /// that is empty or was meant as a pattern, and for ids of which there are none.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::new(ErrorKind::InvalidSetting, what));
+        if let (Some(since), Some(until)) = (self.since, self.until)
+            && since >= until
+        {
+            return refuse(format!(
+                "since {since} is not before until {until}, so no event can match"
+            ));
+        }
+        match self.event_type.as_deref() {
+            Some("") => return refuse("type is empty, so no event can match".into()),
+            Some(pattern) if pattern.contains('*') => {
+                return refuse(format!(
+                    "type {pattern:?} has a *, and patterns are not taken here: give a whole type, as \
+                     order.placed"
+                ));
+            }
+            _ => {}
+        }
+        match self.ids.as_deref() {
+            Some([]) => refuse("ids has none, so no event can match".into()),
+            _ => Ok(()),
+        }
+    }
+
     /// The parts that are given, as JSON that people read: `{"tenant":"acme","type":"order.placed"}`, and
     /// `{"all":true}` where none is.
     pub fn shown(&self) -> Value {
@@ -108,5 +139,49 @@ impl Filter {
                 delivery.sent_at.is_some_and(|at| at >= *since)
             })
             && any(&self.ids, |ids| ids.contains(&record.id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nothing_can_match_is_refused_by_name() {
+        let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+        let (noon, one) = (at("2013-01-01T12:00:00Z"), at("2013-01-01T13:00:00Z"));
+        let between = |since, until| Filter {
+            since,
+            until,
+            ..Filter::default()
+        };
+        let typed = |name: &str| Filter {
+            event_type: Some(name.into()),
+            ..Filter::default()
+        };
+        let ids = |ids: Vec<Uuid>| Filter {
+            ids: Some(ids),
+            ..Filter::default()
+        };
+        for (vain, said) in [
+            (between(one, noon), "since 2013-01-01T13:00:00"),
+            (between(noon, noon), "is not before until"),
+            (typed(""), "type is empty"),
+            (typed("order.*"), "\"order.*\" has a *"),
+            (ids(vec![]), "ids has none"),
+        ] {
+            let refused = vain.check().unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidSetting);
+            assert!(refused.to_string().contains(said), "{refused}");
+        }
+        for meant in [
+            Filter::default(),
+            between(noon, one),
+            between(one, None),
+            typed("order.placed"),
+            ids(vec![Uuid::nil()]),
+        ] {
+            meant.check().unwrap();
+        }
     }
 }

@@ -214,7 +214,7 @@ pub use compatibility::{
 pub use dead_letter::{DeadLetter, DeadLetterObserver};
 pub use dead_letter_topic::DeadLetterTopic;
 pub use decision::{DeadLetters, Decided, Decision};
-pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised};
+pub use error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result, sanitised, shell_word};
 pub use event::{Aggregate, DomainEvent, Event, Headers, PAYLOAD_BYTES_MAX, Payload};
 pub use filter::{Filter, PAGE_MAX, Page};
 pub use held::{Held, held};

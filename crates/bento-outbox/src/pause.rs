@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::error::{Error, ErrorKind, Result, sanitised};
+use crate::error::{Error, ErrorKind, Result, sanitised, shell_word};
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
@@ -72,7 +72,7 @@ impl Pausable {
                 Self::Destination => {
                     let length = name.chars().count();
                     if !(1..=PAUSE_NAME_CHARS_MAX).contains(&length) || sanitised(name) != *name {
-                        let shown: String = sanitised(name).chars().take(60).collect();
+                        let shown = shown(name);
                         return refuse(format!(
                             "destination {shown:?} is not 1 to {PAUSE_NAME_CHARS_MAX} characters on one line, \
                              without a password"
@@ -83,9 +83,44 @@ impl Pausable {
         }
         Ok(checked)
     }
+
+    /// Whether these can be paused by somebody whose events go to `destinations`. A tenant can be
+    /// before it has any events.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`](ErrorKind::InvalidSetting) for a destination that no events go to: its name
+    /// is mistyped, and the pause would keep nothing back.
+    pub fn must_be_there(self, names: &[String], destinations: &[String]) -> Result<()> {
+        let unknown = names.iter().find(|name| !destinations.contains(name));
+        match (self, unknown) {
+            (Self::Tenant, _) | (_, None) => Ok(()),
+            (Self::Destination, Some(unknown)) => Err(Error::new(
+                ErrorKind::InvalidSetting,
+                format!(
+                    "no events are routed to {:?}; these settings have {}",
+                    shown(unknown),
+                    destinations.join(", ")
+                ),
+            )),
+        }
+    }
+}
+
+/// The beginning of a name that is refused.
+fn shown(name: &str) -> String {
+    sanitised(name).chars().take(60).collect()
 }
 
 impl Pause {
+    /// The command that ends it, as a shell takes it: `bento-outbox tenants resume acme`.
+    pub fn resume_command(&self) -> String {
+        format!(
+            "bento-outbox {}s resume {}",
+            self.kind,
+            shell_word(&self.name)
+        )
+    }
+
     /// What is written about an event that is put aside because this destination is paused: by it
     /// [`wake`](crate::Store::wake) finds the event.
     pub fn aside(destination: &str) -> String {
@@ -158,6 +193,19 @@ mod tests {
             assert_eq!(refused.kind(), ErrorKind::InvalidSetting);
             assert!(!refused.to_string().contains("secret"), "{refused}");
         }
+    }
+
+    #[test]
+    fn only_a_destination_that_events_go_to_can_be_paused() {
+        let there = ["file:main.jsonl".to_string(), "nats://host:4222".into()];
+        let check = |kind: Pausable, name: &str| kind.must_be_there(&[name.into()], &there);
+        check(Pausable::Destination, "nats://host:4222").unwrap();
+        check(Pausable::Tenant, "not-yet-seen").unwrap();
+        let refused = check(Pausable::Destination, "nats://bob:secret@host").unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "no events are routed to \"nats://bob:***@host\"; these settings have file:main.jsonl, nats://host:4222"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -192,27 +193,71 @@ pub async fn replay(
 }
 
 impl Replayable {
-    /// The act of beginning to publish them, for [`Store::audit`](crate::Store::audit).
-    pub fn act(&self, by: &str, filter: &Filter) -> Act {
-        let note = format!("begun: {} to publish", self.events);
-        Act::new(by, "replay", filter.shown(), 0, Some(&note))
+    /// Publishes what was counted, and nothing that was sent since, as [`replay`] does, but as an act
+    /// of an operator: its begin and its end are in the audit, each once. `stop` may answer who it was
+    /// that stopped it. Where nothing was counted, nothing is done.
+    ///
+    /// # Errors
+    /// When its begin cannot be written; nothing is published then. That its end cannot be is logged.
+    ///
+    /// # Cancel safety
+    /// As for [`replay`]; dropped, its end is not in the audit.
+    pub async fn publish_by(
+        self,
+        by: &str,
+        store: Arc<dyn Store>,
+        bus: Arc<dyn Publisher>,
+        settings: ReplaySettings,
+        progress: impl Fn(&ReplayProgress) + Send + 'static,
+        stop: impl Future<Output = Option<String>>,
+    ) -> Result<Replayed> {
+        if self.events == 0 {
+            return Ok(Replayed::default());
+        }
+        let what = settings.shown();
+        let act = |by: &str, published, note: &str| {
+            Act::new(by, "replay", what.clone(), published, Some(note))
+        };
+        // Before it begins, since the process may be killed.
+        let begins = format!("begun: {} to publish", self.events);
+        store.audit(&act(by, 0, &begins)).await?;
+        let settings = ReplaySettings {
+            up_to: self.last,
+            ..settings
+        };
+        let mut stopped_by = None;
+        let stop = async { stopped_by = stop.await };
+        let replayed = replay(store.clone(), bus, settings, progress, stop).await;
+        let by = stopped_by.as_deref().unwrap_or(by);
+        let ended = act(by, replayed.published, &replayed.end.note());
+        if let Err(error) = store.audit(&ended).await {
+            tracing::warn!(error = %error.report(), "the end of a replay is not in the audit");
+        }
+        Ok(replayed)
     }
 }
 
-impl Replayed {
-    /// The act of having published them, for [`Store::audit`](crate::Store::audit).
-    pub fn act(&self, by: &str, filter: &Filter) -> Act {
-        let note = match &self.end {
-            ReplayEnd::Done => "done".into(),
-            ReplayEnd::Stopped => "stopped".into(),
-            ReplayEnd::Refused { id, reason } => format!("event {id} is refused: {reason}"),
-            ReplayEnd::Failed { reason } => format!("failed: {reason}"),
-        };
-        Act::new(by, "replay", filter.shown(), self.published, Some(&note))
+impl ReplayEnd {
+    fn note(&self) -> String {
+        match self {
+            Self::Done => "done".into(),
+            Self::Stopped => "stopped".into(),
+            Self::Refused { id, reason } => format!("event {id} is refused: {reason}"),
+            Self::Failed { reason } => format!("failed: {reason}"),
+        }
     }
 }
 
 impl ReplaySettings {
+    /// Which events are meant, for the audit.
+    fn shown(&self) -> Value {
+        let mut shown = self.filter.shown();
+        if let Some(after) = self.after {
+            shown["after"] = after.into();
+        }
+        shown
+    }
+
     fn sent(&self) -> Filter {
         Filter {
             status: Some(Status::Sent),

@@ -305,10 +305,7 @@ impl Because {
                 "mend what the failure names, then `bento-outbox dead retry --id {id}`; or give it up with \
                  `bento-outbox dead discard --id {id}`"
             ),
-            Self::Paused(pause) => format!(
-                "when that may end, `bento-outbox {}s resume {}`",
-                pause.kind, pause.name
-            ),
+            Self::Paused(pause) => format!("when that may end, `{}`", pause.resume_command()),
             Self::Delayed { .. } => "nothing: it goes out when its time has come".into(),
             Self::Retrying { .. } => {
                 "mend what the failure names; it is then sent at the next attempt".into()

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use bento_outbox::Audited;
-use clap::Args;
+use clap::{Args, value_parser};
 
+use super::listing::Listing;
 use crate::connect;
 use crate::failure::Result;
 use crate::settings::Settings;
@@ -22,7 +23,7 @@ use crate::terminal;
   bento-outbox audit --before 4711")]
 pub(crate) struct Audit {
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..))]
     limit: u32,
     /// Only those before the one with this number
     #[arg(long, value_name = "NUMBER")]
@@ -32,9 +33,6 @@ pub(crate) struct Audit {
     json: bool,
 }
 
-/// Acts read at once.
-const PAGE: u32 = 500;
-
 const HEADER: [&str; 7] = ["number", "at", "by", "verb", "changed", "what", "note"];
 
 impl Audit {
@@ -42,43 +40,23 @@ impl Audit {
         settings.refuse_unsupported()?;
         let store = connect::database(&settings).await?.store();
         store.check().await?;
-        let for_a_person = !self.json && terminal::stdout_is_terminal();
-        let mut table = terminal::table(HEADER);
-        let (mut before, mut left) = (self.before, self.limit);
-        let mut is_first = true;
-        while left > 0 {
-            let page = store.acts(before, left.min(PAGE)).await?;
-            let Some(last) = page.last() else { break };
-            before = Some(last.number);
-            left -= u32::try_from(page.len()).unwrap_or(left).min(left);
-            if for_a_person {
-                page.iter().for_each(|act| {
-                    table.add_row(cells(act));
-                });
-            } else if !self.print(&page, is_first)? {
-                return Ok(ExitCode::SUCCESS);
-            }
-            is_first = false;
+        let mut list = Listing::of(HEADER, self.json);
+        let mut before = self.before;
+        let next = async |limit| {
+            let page = store.acts(before, limit).await?;
+            before = page.last().map(|act| act.number).or(before);
+            Ok(page)
+        };
+        let json = |act: &Audited| serde_json::to_string(act).unwrap_or_default();
+        list.fill(self.limit as usize, next, json, cells).await?;
+        if list.listed() == 0 {
+            terminal::say(match self.before {
+                None => "no operator has changed anything",
+                Some(_) => "no operator had changed anything before that",
+            });
         }
-        match (is_first, for_a_person) {
-            (true, _) => terminal::say("no operator has changed anything"),
-            (false, true) => terminal::print(|out| writeln!(out, "{table}"))?,
-            (false, false) => {}
-        }
+        list.end()?;
         Ok(ExitCode::SUCCESS)
-    }
-
-    /// Prints lines; false when nobody reads them any more.
-    fn print(&self, page: &[Audited], is_first: bool) -> Result<bool> {
-        terminal::printed(|out| {
-            if !self.json && is_first {
-                writeln!(out, "{}", HEADER.join("\t"))?;
-            }
-            page.iter().try_for_each(|act| match self.json {
-                true => writeln!(out, "{}", serde_json::to_string(act).unwrap_or_default()),
-                false => writeln!(out, "{}", cells(act).join("\t")),
-            })
-        })
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use bento_outbox::{Filter, Tenant, Timestamp};
+use bento_outbox::{Filter, Tenant, Timestamp, shell_word};
 use clap::Args;
-use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::failure::{Failure, Result};
@@ -36,8 +35,10 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    pub(crate) fn filter(&self) -> Filter {
-        Filter {
+    /// # Errors
+    /// Filters that no event can match; exit code 2.
+    pub(crate) fn filter(&self) -> Result<Filter> {
+        let filter = Filter {
             status: None,
             sent_since: None,
             tenant: self.tenant.clone(),
@@ -46,7 +47,9 @@ impl Choice {
             since: self.since,
             until: self.until,
             ids: (!self.id.is_empty()).then(|| self.id.clone()),
-        }
+        };
+        filter.check()?;
+        Ok(filter)
     }
 
     /// As what the command line said, with times that do not move on.
@@ -55,25 +58,6 @@ impl Choice {
             true => " --all".into(),
             false => self.to_string(),
         }
-    }
-
-    /// The parts that were given, for the audit.
-    pub(crate) fn as_json(&self, after: Option<i64>) -> Value {
-        let ids = (!self.id.is_empty()).then_some(&self.id);
-        let parts = [
-            ("tenant", json!(self.tenant.as_ref().map(Tenant::as_str))),
-            ("type", json!(self.event_type)),
-            ("aggregate", json!(self.aggregate)),
-            ("since", json!(self.since)),
-            ("until", json!(self.until)),
-            ("ids", json!(ids)),
-            ("all", json!(self.all.then_some(true))),
-            ("after", json!(after)),
-        ];
-        let given = parts.into_iter().filter(|(_, value)| !value.is_null());
-        given
-            .map(|(name, value)| (name.to_string(), value))
-            .collect()
     }
 
     /// Whether nothing was said but `--all`, or nothing at all.
@@ -97,7 +81,7 @@ impl Choice {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut filter = |name, value: Option<String>| match value {
-            Some(value) => write!(f, " --{name} {}", quoted(&value)),
+            Some(value) => write!(f, " --{name} {}", shell_word(&value)),
             None => Ok(()),
         };
         filter("tenant", self.tenant.as_ref().map(ToString::to_string))?;
@@ -106,15 +90,6 @@ impl fmt::Display for Choice {
         filter("since", self.since.map(|time| time.to_string()))?;
         filter("until", self.until.map(|time| time.to_string()))?;
         self.id.iter().try_for_each(|id| write!(f, " --id {id}"))
-    }
-}
-
-/// A value as a shell takes it for one word.
-fn quoted(value: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/@+,".contains(c);
-    match !value.is_empty() && value.chars().all(plain) {
-        true => value.into(),
-        false => format!("'{}'", value.replace('\'', r"'\''")),
     }
 }
 
@@ -165,8 +140,11 @@ mod tests {
         some.must_be_made("events").unwrap();
         assert_eq!(some.to_string(), " --aggregate 7");
         assert_eq!(all.as_arguments(), " --all");
-        assert_eq!(quoted("it's; rm"), r"'it'\''s; rm'");
-        assert_eq!(quoted(""), "''");
-        assert_eq!(some.filter().aggregate_id.as_deref(), Some("7"));
+        assert_eq!(some.filter().unwrap().aggregate_id.as_deref(), Some("7"));
+        let vain = Choice {
+            event_type: Some("order.*".into()),
+            ..Choice::default()
+        };
+        assert_eq!(vain.filter().unwrap_err().code(), 2);
     }
 }

@@ -11,13 +11,16 @@ pub(crate) mod dead;
 #[cfg(feature = "sqlite")]
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod health;
+pub(crate) mod listing;
 pub(crate) mod migrate;
 pub(crate) mod pausing;
 pub(crate) mod reference;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod shown;
 pub(crate) mod status;
 pub(crate) mod tail;
 pub(crate) mod why;

@@ -5,9 +5,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use bento_outbox::{
-    Act, ReplayEnd, ReplayProgress, ReplaySettings, Replayable, Replayed, replay, replayable,
-};
+use bento_outbox::{ReplayEnd, ReplayProgress, ReplaySettings, Replayable, Replayed, replayable};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -65,6 +63,7 @@ impl Replay {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         settings.refuse_unsupported()?;
         self.choice.must_be_made("sent events")?;
+        let filter = self.choice.filter()?;
         if !self.dry_run {
             self.must_not_mix(&settings)?;
             if !self.yes {
@@ -77,8 +76,8 @@ impl Replay {
         logging::begin(&settings, true);
         store.check().await?;
 
-        let mut asked = ReplaySettings {
-            filter: self.choice.filter(),
+        let asked = ReplaySettings {
+            filter,
             after: self.after,
             per_second: self.rate,
             ordered: settings.projector.ordered,
@@ -112,22 +111,19 @@ impl Replay {
             terminal::say("nothing is published");
             return self.report(&found, Replayed::default());
         }
-        // What is sent from now on is not asked for.
-        asked.up_to = found.last;
-        let by = operator::name();
-        let act = |published, note: &str| {
-            let what = self.choice.as_json(self.after);
-            Act::new(&by, "replay", what, published, Some(note))
-        };
-        // Once before, since it may be killed.
-        let begins = format!("begun: {} match", found.events);
-        store.audit(&act(0, &begins)).await?;
         let (begun, progress) = (Instant::now(), Progress::of(found.events));
         let told = progress.clone();
         let tell = move |done: &ReplayProgress| told.tell(done);
-        let replayed = replay(store.clone(), bus, asked, tell, stop.requested()).await;
+        let stopped = async {
+            stop.requested().await;
+            None
+        };
+        let by = operator::name();
+        let replayed = found
+            .publish_by(&by, store, bus, asked, tell, stopped)
+            .await?;
         progress.bar.finish_and_clear();
-        let failure = self.failure(&found, &replayed);
+        let failure = self.failure(&settings, &found, &replayed);
         if failure.is_none() {
             let seconds = begun.elapsed().as_secs_f64();
             terminal::say(format!(
@@ -135,17 +131,6 @@ impl Replay {
                 counted(replayed.published, "event"),
                 replayed.published as f64 / seconds.max(0.001)
             ));
-        }
-        let ended = match &replayed.end {
-            ReplayEnd::Done => "done".to_string(),
-            ReplayEnd::Stopped => "stopped".to_string(),
-            ReplayEnd::Refused { id, reason } => format!("refused: {id}: {reason}"),
-            ReplayEnd::Failed { reason } => format!("failed: {reason}"),
-        };
-        let written = store.audit(&act(replayed.published, &ended)).await;
-        if let Err(error) = written {
-            let why = Failure::from(error);
-            terminal::say(format!("the end of this replay is not in the audit: {why}"));
         }
         self.report(&found, replayed)?;
         failure.map_or(Ok(ExitCode::SUCCESS), Err)
@@ -164,7 +149,12 @@ impl Replay {
     }
 
     /// Why not all were published, and how to go on.
-    fn failure(&self, found: &Replayable, replayed: &Replayed) -> Option<Failure> {
+    fn failure(
+        &self,
+        settings: &Settings,
+        found: &Replayable,
+        replayed: &Replayed,
+    ) -> Option<Failure> {
         let ended = match &replayed.end {
             ReplayEnd::Done => return None,
             ReplayEnd::Stopped => "stopped".to_string(),
@@ -175,12 +165,14 @@ impl Replay {
         };
         let seq = replayed.through.or(self.after);
         let after = seq.map_or(String::new(), |seq| format!(" --after {seq}"));
-        Some(Failure::failed(format!(
-            "{ended}; {} of {} were published; go on with `bento-outbox replay{}{after}`",
+        let rate = self.rate.map(|rate| format!(" --rate {rate}"));
+        Some(Failure::failed(settings.advice(&format!(
+            "{ended}; {} of {} were published; go on with `bento-outbox replay{}{after}{}`",
             replayed.published,
             found.events,
             self.choice.as_arguments(),
-        )))
+            rate.unwrap_or_default(),
+        ))))
     }
 
     fn report(&self, found: &Replayable, replayed: Replayed) -> Result<ExitCode> {

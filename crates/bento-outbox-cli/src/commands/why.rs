@@ -32,7 +32,11 @@ impl Why {
         settings.refuse_unsupported()?;
         let store = connect::database(&settings).await?.store();
         store.check().await?;
-        let answer = why(store.as_ref(), self.id, &settings.projector).await?;
+        let mut answer = why(store.as_ref(), self.id, &settings.projector).await?;
+        answer.advice = settings.advice(&answer.advice);
+        if let Some(behind) = &mut answer.behind {
+            behind.advice = settings.advice(&behind.advice);
+        }
         if self.json {
             let json = serde_json::to_string(&answer).unwrap_or_default();
             terminal::print(|out| writeln!(out, "{json}"))?;

@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) log_json: bool,
     in_force: InForce,
     sections: Vec<(String, Origin)>,
+    /// The flags that gave some of them, as arguments of another command.
+    pub(crate) flags: String,
 }
 
 /// How often what waits is counted for the metrics.
@@ -76,7 +78,25 @@ impl Settings {
         Self::from(flags, std::env::vars_os())
     }
 
+    /// The settings of a command that only asks a relay how it is: for that no token is shown, so whoever
+    /// asks need not know it.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load), but for a missing `admin_token`.
+    pub(crate) fn load_to_ask(flags: &Flags) -> Result<Self> {
+        Self::read(flags, std::env::vars_os())
+    }
+
     fn from(
+        flags: &Flags,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self> {
+        let settings = Self::read(flags, variables)?;
+        settings.in_force.must_be_closed()?;
+        Ok(settings)
+    }
+
+    fn read(
         flags: &Flags,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self> {
@@ -127,6 +147,7 @@ impl Settings {
             log_json: in_force.text("log_format") == "json",
             in_force,
             sections: file.sections,
+            flags: flags.as_arguments(),
         };
         for bus in settings.buses() {
             bus.topic().check()?;
@@ -162,6 +183,17 @@ impl Settings {
     /// Whether somebody said what `name` is.
     pub(crate) fn is_given(&self, name: &str) -> bool {
         self.given().any(|given| given.setting.name == name)
+    }
+
+    /// Advice whose commands, which stand in it as `` `bento-outbox dead list` ``, are to be run with the
+    /// flags that this one was run with.
+    pub(crate) fn advice(&self, text: &str) -> String {
+        let parts = text.split('`').enumerate().map(|(n, part)| {
+            let is_command = n % 2 == 1 && part.starts_with("bento-outbox ");
+            let flags = if is_command { self.flags.as_str() } else { "" };
+            format!("{part}{flags}")
+        });
+        parts.collect::<Vec<String>>().join("`")
     }
 
     /// How many values somebody gave.
@@ -274,6 +306,18 @@ impl InForce {
             );
             return Err(self.contradiction("on_dead_letter", &what));
         }
+        if self.get("encryption_key_id").is_some() && self.get("encryption_keys").is_none() {
+            return Err(self.contradiction(
+                "encryption_key_id",
+                "names a key, but there are no encryption_keys",
+            ));
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// An address that others reach, and no token that they would have to show.
+    fn must_be_closed(&self) -> Result<()> {
         let address = self.text("admin_addr").parse::<SocketAddr>();
         if address.is_ok_and(|address| !address.ip().is_loopback())
             && self.get("admin_token").is_none()
@@ -281,12 +325,6 @@ impl InForce {
             return Err(
                 self.contradiction("admin_addr", "is not loopback, which needs an admin_token")
             );
-        }
-        if self.get("encryption_key_id").is_some() && self.get("encryption_keys").is_none() {
-            return Err(self.contradiction(
-                "encryption_key_id",
-                "names a key, but there are no encryption_keys",
-            ));
         }
         Ok(())
     }

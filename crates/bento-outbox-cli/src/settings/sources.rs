@@ -6,11 +6,13 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use bento_outbox::shell_word;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::routes::{self, Route};
 use super::table::{SETTINGS, Setting};
+use super::value::masked;
 use crate::failure::{Failure, Result};
 
 /// The settings file that is read when none is named.
@@ -97,6 +99,23 @@ impl Flags {
             flag("bus_url", "--bus-url", &self.bus_url),
         ];
         urls.into_iter().flatten().collect()
+    }
+
+    /// The flags once more, each as a shell takes it and without what is secret, ` --config x.toml`.
+    pub(crate) fn as_arguments(&self) -> String {
+        let config = self.config.as_ref().map(|path| path.display().to_string());
+        let url = |url: &Option<String>| url.as_deref().map(masked);
+        let flags = [
+            ("config", config),
+            ("database-url", url(&self.database_url)),
+            ("bus-url", url(&self.bus_url)),
+        ];
+        let given = flags
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        given
+            .map(|(name, value)| format!(" --{name} {}", shell_word(&value)))
+            .collect()
     }
 }
 
@@ -336,6 +355,20 @@ mod tests {
         .unwrap();
         let texts: Vec<&str> = layer.given.iter().map(|given| &*given.text).collect();
         assert_eq!(texts, ["16", "0"]);
+    }
+
+    #[test]
+    fn the_flags_are_said_again_fit_for_a_shell_and_without_passwords() {
+        let flags = Flags {
+            config: Some("my outbox.toml".into()),
+            database_url: None,
+            bus_url: Some("nats://bob:s3cr3t@host:4222?stream=A&create=true".into()),
+        };
+        assert_eq!(
+            flags.as_arguments(),
+            " --config 'my outbox.toml' --bus-url 'nats://bob:***@host:4222?stream=A&create=true'"
+        );
+        assert_eq!(Flags::default().as_arguments(), "");
     }
 
     #[test]

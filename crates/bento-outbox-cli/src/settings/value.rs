@@ -173,12 +173,14 @@ pub(crate) fn tenants(text: &str) -> Option<Option<Vec<Tenant>>> {
 }
 
 /// Tracing's filter. A plain level is that of the outbox itself: what its drivers have to say below
-/// a warning is for whoever asks for it by directives.
+/// a warning is for whoever asks for it by directives. So is each statement that took sqlx over a second,
+/// though it warns of that: to a relay a slow database is no news, since its metrics say how long a batch
+/// takes, and a line of SQL tells nobody what to do.
 pub(crate) fn log_filter(text: &str) -> Option<Targets> {
     let is_level = |word: &str| ["error", "warn", "info", "debug", "trace", "off"].contains(&word);
     let directives: String = match text {
         "error" | "off" => text.into(),
-        level if is_level(level) => format!("warn,bento_outbox={level}"),
+        level if is_level(level) => format!("warn,sqlx::query=off,bento_outbox={level}"),
         // A word that is no level would be taken for the name of a module and hide everything else.
         directives
             if directives
@@ -341,6 +343,15 @@ mod tests {
             "warn,bento_outbox=debug",
         ] {
             assert!(log_filter(text).is_some(), "{text}");
+        }
+        for (text, is_told) in [("info", false), ("debug", false), ("warn,sqlx=warn", true)] {
+            let filter = log_filter(text).unwrap();
+            let told = filter.would_enable("sqlx::query", &tracing::Level::WARN);
+            assert_eq!(told, is_told, "slow statements at {text}");
+            assert!(
+                filter.would_enable("sqlx::pool", &tracing::Level::WARN),
+                "{text}"
+            );
         }
         for text in ["inof", "loud", "bento_outbox=loud", "INFO,"] {
             assert!(log_filter(text).is_none(), "{text}");

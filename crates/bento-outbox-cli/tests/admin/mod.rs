@@ -170,6 +170,17 @@ fn health_says_whether_events_can_be_carried() {
 }
 
 #[test]
+fn a_shell_without_the_token_can_ask_how_the_relay_is() {
+    let asked = Asked::start("file:out.jsonl", &[("OUTBOX_ADMIN_TOKEN", "s3cret-enough")]);
+    let address = format!("0.0.0.0:{}", asked.port);
+    let public = [("OUTBOX_ADMIN_ADDR", address.as_str())];
+    let ran = asked.place.run_with(&["health"], &public).succeeded();
+    assert_eq!(ran.stderr, "ready\n");
+    let run = asked.place.run_with(&["run"], &public);
+    run.failed(2, "is not loopback, which needs an admin_token");
+}
+
+#[test]
 fn only_who_may_is_let_in() {
     let open = Asked::start("file:out.jsonl", &[]);
     for path in ["/metrics", "/api/v1/status"] {

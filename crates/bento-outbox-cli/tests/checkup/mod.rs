@@ -129,7 +129,10 @@ fn the_doctor_says_what_is_broken_and_what_to_do() {
     place.sql("update outbox set created_at = '2020-01-01T00:00:00Z' where seq = 2");
     assert_eq!(
         doctor(&place, 0, &[], "dead letters"),
-        ["warning: 1 dead letter | look at them: `dead list`, then `dead retry` or `dead discard`"]
+        [
+            "warning: 1 dead letter | look at them: `bento-outbox dead list`; then `bento-outbox dead retry --all` or \
+             `bento-outbox dead discard --all`, or some of them by a filter"
+        ]
     );
     assert!(
         doctor(&place, 0, &[], "events")[0].starts_with("warning: 1 event not sent, the oldest")

@@ -109,9 +109,25 @@ fn letters_are_listed_by_filters_and_without_their_payloads() {
         vec!["dead", "list", "--tenant", "a b"],
         vec!["dead", "list", "--all", "--tenant", "acme"],
         vec!["dead", "list", "--payload"],
+        vec!["dead", "list", "--limit", "0"],
+        vec!["events", "list", "--limit", "0"],
+        vec!["audit", "--limit", "0"],
         vec!["dead"],
     ] {
         assert_eq!(place.run(&wrong).code, Some(2), "{wrong:?}");
+    }
+    for command in [
+        &["dead", "list"][..],
+        &["dead", "retry", "--dry-run"],
+        &["dead", "discard", "--dry-run"],
+        &["replay", "--dry-run"],
+        &["events", "list"],
+        &["tail"],
+    ] {
+        let with = |filter: &[&str]| place.run(&[command, filter].concat());
+        with(&["--type", "order.*"]).failed(2, "type \"order.*\" has a *");
+        with(&["--type", ""]).failed(2, "type is empty");
+        with(&["--since", "1h", "--until", "2h"]).failed(2, "is not before until");
     }
 }
 

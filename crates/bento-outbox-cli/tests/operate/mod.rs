@@ -1,5 +1,6 @@
-//! What an operator looks at: `why`, `status --watch`, `tail`, and `replay`.
+//! What an operator looks at: `why`, `events`, `status --watch`, `tail`, and `replay`.
 
+mod events;
 mod replay;
 mod tail;
 mod why;

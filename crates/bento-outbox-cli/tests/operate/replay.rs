@@ -67,6 +67,10 @@ fn what_was_sent_is_published_once_more_and_stays_as_it_is() {
         ran.stderr.contains("9 events published once more"),
         "{ran:?}"
     );
+    assert!(
+        !ran.stderr.contains(['\r', '\u{1b}']),
+        "no bar in a pipe: {ran:?}"
+    );
     let acts = place.run(&["audit", "--json"]).succeeded().stdout;
     let acts: Vec<Value> = acts.lines().map(json).collect();
     assert_eq!(acts.len(), 2, "{acts:?}");
@@ -80,7 +84,7 @@ fn what_was_sent_is_published_once_more_and_stays_as_it_is() {
     );
     assert_eq!(
         (&acts[1]["note"], &acts[1]["changed"]),
-        (&"begun: 9 match".into(), &0.into())
+        (&"begun: 9 to publish".into(), &0.into())
     );
     let events = published(&place);
     let mut sorted = events.clone();
@@ -162,20 +166,22 @@ fn a_replay_that_is_stopped_says_how_to_go_on() {
     assert_eq!(ran.code, Some(1), "{ran:?}");
     let first = published(&place);
     assert!(first.len() < 50, "{} in {:?}", first.len(), begun.elapsed());
-    let hint = format!(
-        "{} of 60 were published; go on with `bento-outbox replay --type order.placed --after ",
-        first.len()
-    );
+    let hint = format!("{} of 60 were published; go on with `", first.len());
     let (_, rest) = ran
         .stderr
         .split_once(&hint)
         .unwrap_or_else(|| panic!("{ran:?}"));
-    let after = rest.split('`').next().unwrap();
-    replay(
-        &place,
-        &["--type", "order.placed", "--after", after, "--yes"],
-    )
-    .succeeded();
+    let how = rest.split('`').next().unwrap();
+    assert!(
+        how.starts_with("bento-outbox replay --type order.placed --after ")
+            && how.ends_with(" --rate 20 --bus-url file:bus.jsonl"),
+        "{how}"
+    );
+    place.pasted(&format!("{how} --yes")).succeeded();
+    let acts = place.run(&["audit", "--json"]).succeeded().stdout;
+    let what = json(acts.lines().next().unwrap())["what"].clone();
+    assert_eq!(what["type"], "order.placed");
+    assert!(what["after"].as_i64() > Some(0), "where it went on: {what}");
     let events = published(&place);
     let mut got = ids(&events);
     got.sort_unstable();
@@ -207,7 +213,7 @@ fn a_bus_that_is_away_is_waited_for() {
         1,
         "{ran:?}"
     );
-    let how = "0 of 3 were published; go on with `bento-outbox replay --all`";
+    let how = "0 of 3 were published; go on with `bento-outbox replay --all --bus-url 'nats://bob:***@127.0.0.1:1'`";
     assert!(ran.stderr.contains(how), "{ran:?}");
 }
 

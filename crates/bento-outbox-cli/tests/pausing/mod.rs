@@ -109,7 +109,7 @@ fn a_paused_tenant_keeps_its_events_until_it_is_resumed() {
     let doctor = place.run(&["doctor"]).succeeded();
     assert!(
         doctor.stdout.contains("tenant acme is paused since")
-            && doctor.stdout.contains("`tenants resume acme`"),
+            && doctor.stdout.contains("`bento-outbox tenants resume acme`"),
         "{doctor:?}"
     );
     let listed = object(&place.run(&["tenants", "list", "--json"]).succeeded());
@@ -232,6 +232,18 @@ fn a_pause_made_elsewhere_can_be_ended_here() {
             .contains("kept since their destination is paused: 1 (see"),
         "{ran:?}"
     );
+    let id = place.text("select id from outbox");
+    let why = object(&place.run(&["why", &id, "--json"]).succeeded());
+    assert_eq!(
+        (&why["because"], &why["kind"], &why["name"]),
+        (
+            &json!("paused"),
+            &json!("destination"),
+            &json!("file:audit.jsonl")
+        )
+    );
+    let advice = "when that may end, `bento-outbox destinations resume file:audit.jsonl`";
+    assert_eq!(why["advice"], advice);
     fs::remove_file(place.path().join("outbox.toml")).unwrap();
     let listed = object(&place.run(&["destinations", "list", "--json"]).succeeded());
     assert_eq!(
@@ -324,4 +336,46 @@ fn the_audit_says_who_changed_what() {
     let lines = place.run(&["audit"]).succeeded().without_secrets().stdout;
     assert!(lines.starts_with("number\tat\tby\tverb\t"), "{lines}");
     assert_eq!(lines.lines().count(), 3);
+}
+
+#[test]
+fn what_is_advised_can_be_pasted_into_a_shell() {
+    let place = Place::migrated();
+    let settings = "bus_url = \"file:this & that.jsonl\"\n";
+    fs::write(place.path().join("my outbox.toml"), settings).unwrap();
+    let config = ["--config", "my outbox.toml"];
+    let with = |arguments: &[&str]| place.run(&[arguments, &config].concat());
+    with(&["destinations", "pause", "file:this & that.jsonl"]).succeeded();
+    let id = place.append(line("acme", "a", "1")).succeeded().stdout;
+    with(&["run", "--once"]).succeeded();
+    let command = |advice: &Value| {
+        advice
+            .as_str()
+            .unwrap()
+            .split('`')
+            .nth(1)
+            .unwrap()
+            .to_owned()
+    };
+    let why = object(&with(&["why", id.trim(), "--json"]).succeeded());
+    let advised = command(&why["advice"]);
+    let resume =
+        "bento-outbox destinations resume 'file:this & that.jsonl' --config 'my outbox.toml'";
+    assert_eq!(advised, resume);
+    let doctor = object(&with(&["doctor", "--json"]).succeeded());
+    let findings = doctor["findings"].as_array().unwrap();
+    let of_pauses = findings.iter().find(|finding| finding["about"] == "pauses");
+    assert_eq!(command(&of_pauses.unwrap()["advice"]), resume);
+    let resumed = place.pasted(&advised).succeeded();
+    assert!(resumed.stderr.ends_with(" resumed\n"), "{resumed:?}");
+    for finding in findings
+        .iter()
+        .filter(|finding| finding["advice"].is_string())
+    {
+        let advice = finding["advice"].as_str().unwrap();
+        let commands = advice.split('`').skip(1).step_by(2);
+        for command in commands.filter(|text| text.starts_with("bento-outbox ")) {
+            assert!(command.ends_with(" --config 'my outbox.toml'"), "{advice}");
+        }
+    }
 }

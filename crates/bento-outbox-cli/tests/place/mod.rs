@@ -57,6 +57,22 @@ impl Place {
         Ran::of(self.command(arguments).output().unwrap())
     }
 
+    /// Runs a command that was advised, `bento-outbox …`, as a shell takes it.
+    pub(crate) fn pasted(&self, advised: &str) -> Ran {
+        let arguments = advised.strip_prefix("bento-outbox ").unwrap();
+        let program = self.command(&[]);
+        let mut shell = Command::new("sh");
+        for (name, _) in program.get_envs() {
+            shell.env_remove(name);
+        }
+        shell
+            .args(["-c", &format!("exec \"$0\" {arguments}")])
+            .arg(program.get_program())
+            .current_dir(self.path())
+            .stdin(Stdio::null());
+        Ran::of(shell.output().unwrap())
+    }
+
     pub(crate) fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
         Ran::of(
             self.command(arguments)

@@ -47,6 +47,19 @@ async fn a_server_that_evicts_is_refused_unless_told() {
 }
 
 #[tokio::test]
+async fn a_database_that_is_not_there_is_named() {
+    let server = RedisServer::start_with(&[("databases", "4")]).await;
+    publisher(&format!("{}/3", server.url()))
+        .check()
+        .await
+        .unwrap();
+    let refused = publisher(&format!("{}/4", server.url())).check().await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.class, RejectionClass::Config);
+    assert!(refused.reason.contains(", database 4: "), "{refused}");
+}
+
+#[tokio::test]
 async fn what_a_crash_would_lose_is_said() {
     assert_eq!(to_shared("").caveats().await, [] as [&str; 0]);
     let server = RedisServer::start_with(&[("appendfsync", "everysec")]).await;

@@ -91,10 +91,10 @@ impl Change {
         store: &Arc<dyn Store>,
     ) -> Result<ExitCode> {
         self.choice.must_be_made("dead letters")?;
+        let filter = self.choice.filter()?;
         if !self.dry_run && !self.yes {
             terminal::must_have_a_person()?;
         }
-        let filter = self.choice.filter();
         let waiting = waiting(settings, store).await?;
         let matching = Matching::of(DeadLetters::of(store.as_ref(), &filter), &waiting).await?;
         if matching.letters == 0 {

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bento_outbox::{DeadLetters, OutboxRecord, Store};
-use clap::Args;
+use clap::{Args, value_parser};
 
-use super::PAGE;
 use super::choice::Choice;
 use super::column;
+use super::listing::Listing;
 use crate::failure::Result;
 use crate::terminal;
 
@@ -22,8 +22,8 @@ pub(super) struct List {
     #[command(flatten)]
     choice: Choice,
     /// At most so many [default: 100 on a terminal, otherwise all]
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     /// One JSON object a line, with the columns of the view outbox_events
     #[arg(long)]
     json: bool,
@@ -50,65 +50,33 @@ const HEADER: [&str; 7] = [
 
 impl List {
     pub(super) async fn run(self, store: &Arc<dyn Store>) -> Result<ExitCode> {
-        let for_a_person = !self.json && terminal::stdout_is_terminal();
-        let limit = match (self.limit, for_a_person) {
-            (Some(limit), _) => limit,
+        let filter = self.choice.filter()?;
+        let mut letters = DeadLetters::of(store.as_ref(), &filter).with_payloads(self.payload);
+        let mut list = Listing::of(HEADER, self.json);
+        let limit = match (self.limit, list.is_for_a_person()) {
+            (Some(limit), _) => limit as usize,
             (None, true) => SHOWN_MAX,
             (None, false) => usize::MAX,
         };
-        let filter = self.choice.filter();
-        let mut letters = DeadLetters::of(store.as_ref(), &filter).with_payloads(self.payload);
-        let (mut listed, mut more) = (0, false);
-        let mut table = terminal::table(HEADER);
-        loop {
-            let mut page = letters.next_page(PAGE).await?;
-            if page.is_empty() {
-                break;
-            }
-            more = page.len() > limit - listed;
-            page.truncate(limit - listed);
-            if for_a_person {
-                page.iter().for_each(|letter| {
-                    table.add_row(cells(letter));
-                });
-            } else if !self.print(&page, listed == 0)? {
-                break;
-            }
-            listed += page.len();
-            // Whether there are more, the next page tells; of a whole page nobody is shown none.
-            if more || page.len() < PAGE as usize {
-                break;
-            }
+        let next = async |limit| Ok(letters.next_page(limit).await?);
+        let json = |letter: &OutboxRecord| column::json_line(letter, self.payload);
+        let more = list.fill(limit, next, json, cells).await?;
+        let listed = list.listed();
+        if listed == 0 {
+            terminal::say(match self.choice.is_everything() {
+                true => "there are no dead letters",
+                false => "no dead letter matches",
+            });
         }
-        match (listed, for_a_person) {
-            (0, _) if !more && self.choice.is_everything() => {
-                terminal::say("there are no dead letters");
-            }
-            (0, _) if !more => terminal::say("no dead letter matches"),
-            (_, true) => terminal::print(|out| writeln!(out, "{table}"))?,
-            _ => {}
-        }
-        if more && self.limit.is_none() {
+        list.end()?;
+        if more.is_some() && self.limit.is_none() {
             terminal::say(
                 "and more; filters (see --help) or --limit show others, `status` tells how many there are",
             );
         }
-        Ok(match self.check && (listed > 0 || more) {
+        Ok(match self.check && listed > 0 {
             true => ExitCode::from(3),
             false => ExitCode::SUCCESS,
-        })
-    }
-
-    /// Lines for a script; false when nobody reads them any more.
-    fn print(&self, page: &[OutboxRecord], first: bool) -> Result<bool> {
-        terminal::printed(|out| {
-            if first && !self.json {
-                writeln!(out, "{}", HEADER.join("\t"))?;
-            }
-            page.iter().try_for_each(|letter| match self.json {
-                true => writeln!(out, "{}", column::json_line(letter, self.payload)),
-                false => writeln!(out, "{}", cells(letter).join("\t")),
-            })
         })
     }
 }

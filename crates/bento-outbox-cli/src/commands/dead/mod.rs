@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{choice, column};
+use super::{choice, column, listing, shown};
 use crate::connect;
 use crate::failure::Result;
 use crate::settings::Settings;

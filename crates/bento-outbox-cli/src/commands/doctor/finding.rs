@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::failure::Result;
+use crate::settings::Settings;
 use crate::terminal::{self, Paint};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -23,8 +24,10 @@ struct Finding {
     advice: Option<String>,
 }
 
-#[derive(Default)]
-pub(super) struct Findings(Vec<Finding>);
+pub(super) struct Findings<'a> {
+    settings: &'a Settings,
+    all: Vec<Finding>,
+}
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -34,18 +37,23 @@ struct Report<'a> {
     warnings: usize,
 }
 
-impl Findings {
+impl<'a> Findings<'a> {
+    pub(super) fn of(settings: &'a Settings) -> Self {
+        let all = Vec::new();
+        Self { settings, all }
+    }
+
     pub(super) fn add(&mut self, about: &'static str, state: State, found: String, advice: &str) {
-        self.0.push(Finding {
+        self.all.push(Finding {
             about,
             state,
-            found: terminal::visible(&found),
-            advice: (!advice.is_empty()).then(|| advice.into()),
+            found: terminal::visible(&self.settings.advice(&found)),
+            advice: (!advice.is_empty()).then(|| self.settings.advice(advice)),
         });
     }
 
     pub(super) fn count(&self, state: State) -> usize {
-        let of_it = self.0.iter().filter(|finding| finding.state == state);
+        let of_it = self.all.iter().filter(|finding| finding.state == state);
         of_it.count()
     }
 
@@ -53,7 +61,7 @@ impl Findings {
         let (broken, warnings) = (self.count(State::Broken), self.count(State::Warning));
         if json {
             let report = Report {
-                findings: &self.0,
+                findings: &self.all,
                 broken,
                 warnings,
             };
@@ -62,7 +70,7 @@ impl Findings {
         }
         let paint = Paint::stdout();
         terminal::print(|out| {
-            self.0.iter().try_for_each(|finding| {
+            self.all.iter().try_for_each(|finding| {
                 let word = match finding.state {
                     State::Ok => paint.green("ok     "),
                     State::Note => paint.dim("note   "),

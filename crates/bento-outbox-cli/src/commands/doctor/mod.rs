@@ -47,7 +47,7 @@ impl Doctor {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         // A bus that works may still warn of how it is set up.
         logging::begin(&settings, true);
-        let mut findings = Findings::default();
+        let mut findings = Findings::of(&settings);
         check_settings(&settings, &mut findings);
         let relays = check_database(&settings, &mut findings).await;
         for bus in settings.buses() {
@@ -62,7 +62,7 @@ impl Doctor {
     }
 }
 
-fn check_settings(settings: &Settings, findings: &mut Findings) {
+fn check_settings(settings: &Settings, findings: &mut Findings<'_>) {
     if let Err(refused) = settings.refuse_unsupported() {
         let advice = "remove it: `run` refuses to start with it";
         findings.add("settings", State::Broken, refused.to_string(), advice);
@@ -79,7 +79,7 @@ fn check_settings(settings: &Settings, findings: &mut Findings) {
 }
 
 /// What is in the database; answers how many relays live.
-async fn check_database(settings: &Settings, findings: &mut Findings) -> usize {
+async fn check_database(settings: &Settings, findings: &mut Findings<'_>) -> usize {
     let url = settings::masked(&settings.database_url);
     let store = match connect::database(settings).await {
         Ok(database) => database.store(),
@@ -107,7 +107,7 @@ async fn check_database(settings: &Settings, findings: &mut Findings) -> usize {
     inspection.relays.len()
 }
 
-fn check_server(url: &str, inspection: &Inspection, asked: Timestamp, findings: &mut Findings) {
+fn check_server(url: &str, inspection: &Inspection, asked: Timestamp, findings: &mut Findings<'_>) {
     let server = inspection.server.as_deref().unwrap_or("answers");
     let found = format!("{url}: {server}, tables of this version");
     findings.add("database", State::Ok, found, "");
@@ -116,7 +116,7 @@ fn check_server(url: &str, inspection: &Inspection, asked: Timestamp, findings: 
             "indexes that are missing: {}",
             inspection.missing.join(", ")
         );
-        let advice = "create them (`migrate --print` has the statements): without them every poll reads the whole table";
+        let advice = "create them (`bento-outbox migrate --print` has the statements): without them every poll reads the whole table";
         findings.add("database", State::Broken, found, advice);
     }
     if !inspection.forbidden.is_empty() {
@@ -162,7 +162,11 @@ fn check_server(url: &str, inspection: &Inspection, asked: Timestamp, findings: 
 }
 
 /// What is in the outbox; answers how much of it is not sent.
-async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mut Findings) -> u64 {
+async fn check_events(
+    settings: &Settings,
+    store: &Arc<dyn Store>,
+    findings: &mut Findings<'_>,
+) -> u64 {
     let tenants = match store.status().await {
         Ok(tenants) => tenants,
         Err(error) => {
@@ -183,7 +187,7 @@ async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mu
                 counted(unsent, "event"),
                 terminal::age(oldest)
             );
-            let advice = "see below for what is paused, a relay, the bus and the keys that wait; `status` has it by tenant";
+            let advice = "see below for what is paused, a relay, the bus and the keys that wait; `bento-outbox status` has it by tenant";
             findings.add("events", State::Warning, found, advice);
         }
         false => findings.add(
@@ -194,7 +198,8 @@ async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mu
         ),
     }
     if dead > 0 {
-        let advice = "look at them: `dead list`, then `dead retry` or `dead discard`";
+        let advice = "look at them: `bento-outbox dead list`; then `bento-outbox dead retry --all` or \
+                      `bento-outbox dead discard --all`, or some of them by a filter";
         findings.add(
             "dead letters",
             State::Warning,
@@ -207,19 +212,30 @@ async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mu
     match bento_outbox::held(store.as_ref(), &settings.projector, KEYS_NAMED_MAX).await {
         Ok(held) => {
             for key in &held.keys {
+                let id = key.id;
                 let advice = match key.because.as_str() {
-                    "dead" => "`dead retry` or `dead discard` it: on_dead_letter is block",
-                    "paused" => "see what is paused: `status` names it",
-                    "retrying" => "it goes on by itself; `dead list` has it if it fails for good",
+                    "dead" => format!(
+                        "on_dead_letter is block: `bento-outbox dead retry --id {id}` or `bento-outbox dead discard \
+                         --id {id}`"
+                    ),
+                    "paused" => "see what is paused: `bento-outbox status` names it".into(),
+                    "retrying" => {
+                        "it goes on by itself; `bento-outbox dead list` has it if it fails for good".into()
+                    }
                     _ => {
-                        "it goes on by itself: an event that is written for later holds its own key back"
+                        "it goes on by itself: an event that is written for later holds its own key back".into()
                     }
                 };
-                findings.add("order", State::Note, held::sentence(key), advice);
+                findings.add("order", State::Note, held::sentence(key), &advice);
             }
             if held.more {
                 let found = "and more keys wait".to_string();
-                findings.add("order", State::Note, found, "`status --json` names 20");
+                findings.add(
+                    "order",
+                    State::Note,
+                    found,
+                    "`bento-outbox status --json` names 20",
+                );
             }
         }
         Err(error) => findings.add("order", State::Broken, error.to_string(), ""),
@@ -228,7 +244,7 @@ async fn check_events(settings: &Settings, store: &Arc<dyn Store>, findings: &mu
 }
 
 /// Whoever paused something may have forgotten it.
-async fn check_pauses(store: &Arc<dyn Store>, findings: &mut Findings) {
+async fn check_pauses(store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
     let pauses = match store.pauses().await {
         Ok(pauses) => pauses,
         Err(error) => {
@@ -237,17 +253,23 @@ async fn check_pauses(store: &Arc<dyn Store>, findings: &mut Findings) {
         }
     };
     for pause in pauses.iter().take(PAUSES_NAMED_MAX) {
-        let advice = paused::remedy(pause);
+        let resume = pause.resume_command();
+        let advice = format!("`{resume}` when its events may go out again");
         findings.add("pauses", State::Warning, paused::sentence(pause), &advice);
     }
     if pauses.len() > PAUSES_NAMED_MAX {
         let found = format!("{} more are paused", pauses.len() - PAUSES_NAMED_MAX);
-        let advice = "see `tenants list` and `destinations list`";
+        let advice = "see `bento-outbox tenants list` and `bento-outbox destinations list`";
         findings.add("pauses", State::Warning, found, advice);
     }
 }
 
-fn check_relays(settings: &Settings, relays: &[LiveRelay], unsent: u64, findings: &mut Findings) {
+fn check_relays(
+    settings: &Settings,
+    relays: &[LiveRelay],
+    unsent: u64,
+    findings: &mut Findings<'_>,
+) {
     let scope = Relay::new(settings.projector.tenants.clone()).scope();
     let ours: Vec<&LiveRelay> = relays
         .iter()
@@ -295,7 +317,7 @@ async fn check_bus(
     settings: &Settings,
     bus: settings::Bus<'_>,
     relay_lives: bool,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) {
     let url = bus.name();
     let publisher = match connect::one_bus(settings, bus) {
@@ -343,7 +365,7 @@ async fn check_bus(
     }
 }
 
-async fn check_alert(settings: &Settings, findings: &mut Findings) {
+async fn check_alert(settings: &Settings, findings: &mut Findings<'_>) {
     let url = settings::masked(settings.alert_url.as_deref().unwrap_or_default());
     match connect::alert(settings) {
         Ok(None) => {}
@@ -352,7 +374,8 @@ async fn check_alert(settings: &Settings, findings: &mut Findings) {
             Ok(()) => findings.add("alerts", State::Ok, format!("{url} can be reached"), ""),
             Err(rejection) => {
                 let found = format!("{url}: {}", rejection.reason);
-                let advice = "nobody is told of dead letters meanwhile; `dead list` has them";
+                let advice =
+                    "nobody is told of dead letters meanwhile; `bento-outbox dead list` has them";
                 findings.add("alerts", State::Broken, found, advice);
             }
         },

@@ -11,7 +11,7 @@ use crate::terminal;
 /// Reasons that are named, of the oldest events that are not sent.
 const REASONS_NAMED_MAX: usize = 5;
 
-pub(super) async fn check(store: &Arc<dyn Store>, findings: &mut Findings) {
+pub(super) async fn check(store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
     let filter = Filter {
         status: Some(Status::New),
         ..Filter::default()
@@ -40,15 +40,13 @@ pub(super) async fn check(store: &Arc<dyn Store>, findings: &mut Findings) {
     for (reason, (count, first)) in reasons.iter().take(REASONS_NAMED_MAX) {
         let events = super::counted(*count as u64, "event");
         let found = format!("{events} tried again, the oldest {first}: {reason}");
-        findings.add(
-            "retrying",
-            State::Warning,
-            found,
-            "`why ID` says more of one",
-        );
+        let advice = format!("`bento-outbox why {first}` says more of it");
+        findings.add("retrying", State::Warning, found, &advice);
     }
     if reasons.len() > REASONS_NAMED_MAX {
         let found = "and more reasons".to_string();
-        findings.add("retrying", State::Note, found, "`why ID` says it of each");
+        let advice =
+            "`bento-outbox events list --status NEW` has the events, and `why` says it of each";
+        findings.add("retrying", State::Note, found, advice);
     }
 }

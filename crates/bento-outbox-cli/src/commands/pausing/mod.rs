@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 
 use self::change::{Reason, Verb};
 use crate::connect;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::settings::{Bus, Settings};
 
 /// Keep the events of tenants back, and let them go again
@@ -157,7 +157,7 @@ impl Destinations {
                 reason,
                 form,
             } => {
-                must_be_there(&settings, &names)?;
+                kind.must_be_there(&names, &of(&settings))?;
                 change::change(&store, kind, Verb::Pause(reason), names, form.json).await
             }
             OfDestinations::Resume { names, form } => {
@@ -179,17 +179,4 @@ fn of(settings: &Settings) -> Vec<String> {
         }
     }
     names
-}
-
-/// # Errors
-/// A name that no route leads to; exit code 2.
-fn must_be_there(settings: &Settings, names: &[String]) -> Result<()> {
-    let there = of(settings);
-    match names.iter().find(|name| !there.contains(name)) {
-        None => Ok(()),
-        Some(unknown) => Err(Failure::misuse(format!(
-            "no events are routed to {unknown:?}; these settings have {}",
-            there.join(", ")
-        ))),
-    }
 }

@@ -51,10 +51,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 impl Tail {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
         settings.refuse_unsupported()?;
+        let filter = self.choice.filter()?;
         let stop = Stop::on_signals()?;
         let store = connect::database(&settings).await?.store();
         store.check().await?;
-        let mut follower = Follower::new(store, self.choice.filter(), self.payload);
+        let mut follower = Follower::new(store, filter, self.payload);
         let (mut away, mut more_was_said) = (false, false);
         loop {
             let begun = Instant::now();

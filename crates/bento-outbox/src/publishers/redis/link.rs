@@ -55,13 +55,13 @@ impl Link {
             .set_pipeline_buffer_size(GROUPS_MAX)
             .set_write_backpressure_boundary(OUTPUT_BYTES);
         let opened = MultiplexedConnection::new_with_config(login, socket, config).await;
-        let (connection, driver) = opened.map_err(|error| not_opened(address, &error))?;
+        let (connection, driver) = opened.map_err(|error| not_opened(address, login, &error))?;
         let mut link = Self {
             connection,
             server: Server::of(None, HashMap::new()),
             driver: tokio::spawn(driver).abort_handle(),
         };
-        link.server = link.ask(address).await?;
+        link.server = link.ask(address, login).await?;
         Ok(link)
     }
 
@@ -94,11 +94,15 @@ impl Link {
     }
 
     /// What the server says of itself, as far as this user may ask.
-    async fn ask(&self, address: &Address) -> Result<Server, Rejection> {
+    async fn ask(
+        &self,
+        address: &Address,
+        login: &RedisConnectionInfo,
+    ) -> Result<Server, Rejection> {
         let lost = |error: &RedisError| {
             // Only what the server answered is an answer.
             match error.code() {
-                Some("LOADING" | "MASTERDOWN") | None => Err(not_opened(address, error)),
+                Some("LOADING" | "MASTERDOWN") | None => Err(not_opened(address, login, error)),
                 Some("NOAUTH") => Err(misconfigured(format!(
                     "{address} wants a password: name user and password in bus_url ({error})"
                 ))),
@@ -148,7 +152,11 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn not_opened(address: &Address, error: &RedisError) -> Rejection {
+fn not_opened(address: &Address, login: &RedisConnectionInfo, error: &RedisError) -> Rejection {
+    let place = match login.db() {
+        0 => address.to_string(),
+        number => format!("{address}, database {number}"),
+    };
     match error.kind() {
         ErrorKind::AuthenticationFailed => misconfigured(format!(
             "{address} refuses user or password: {}",
@@ -156,8 +164,8 @@ fn not_opened(address: &Address, error: &RedisError) -> Rejection {
         )),
         // The number of the database, or what no Redis says.
         ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::Parse | ErrorKind::Client => {
-            misconfigured(format!("opening a connection to {address}: {error}"))
+            misconfigured(format!("opening a connection to {place}: {error}"))
         }
-        _ => unreachable(format!("opening a connection to {address}: {error}")),
+        _ => unreachable(format!("opening a connection to {place}: {error}")),
     }
 }
