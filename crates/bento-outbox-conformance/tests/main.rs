@@ -20,6 +20,7 @@ mod flights;
 mod flights_brokers;
 mod flights_http;
 mod floor;
+mod full;
 mod gullible;
 mod handlers;
 mod migrations;

@@ -6,7 +6,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use bento_outbox::telemetry;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -52,8 +51,6 @@ pub(crate) async fn ready(State(admin): State<Admin>) -> Response {
         Ok(Err(rejection)) => Some(rejection.reason),
         Err(_) => Some(late("the bus")),
     };
-    telemetry::database_up(database.is_none());
-    telemetry::bus_up(bus.is_none());
     let (code, status) = match (&database, &bus) {
         (None, None) => (StatusCode::OK, "ready"),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),

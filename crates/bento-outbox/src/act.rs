@@ -82,19 +82,31 @@ impl Act {
         Self::new(by, verb, what, changed.len() as u64, None)
     }
 
+    /// Whether it ended this pause, and says so by name.
+    pub(crate) fn resumed(&self, kind: Pausable, name: &str) -> bool {
+        let names = self.what[names_of(kind)].as_array();
+        let has_it = names.is_some_and(|names| names.iter().any(|it| it == name));
+        self.verb == "resume" && has_it
+    }
+
     /// The same act, which changed so many tenants or destinations.
     pub fn on_names(self, kind: Pausable, changed: &[String]) -> Self {
         let named = &changed[..changed.len().min(NAMES_MAX)];
-        let kind = match kind {
-            Pausable::Tenant => "tenants",
-            Pausable::Destination => "destinations",
-        };
+        let kind = names_of(kind);
         let what = match changed.len() - named.len() {
             0 => json!({ kind: named }),
             more => json!({ kind: named, "more": more }),
         };
         let Self { by, verb, note, .. } = self;
         Self::new(&by, &verb, what, changed.len() as u64, note.as_deref())
+    }
+}
+
+/// What names of that kind are called in an act.
+fn names_of(kind: Pausable) -> &'static str {
+    match kind {
+        Pausable::Tenant => "tenants",
+        Pausable::Destination => "destinations",
     }
 }
 
@@ -117,6 +129,18 @@ mod tests {
         assert_eq!(act.what["type"], long.as_str(), "JSON escapes by itself");
         let huge = Act::new("a", "b", json!({ "type": "x".repeat(70_000) }), 0, None);
         assert!(huge.what.to_string().len() < 100, "{}", huge.what);
+    }
+
+    #[test]
+    fn an_act_says_whose_pause_it_ended() {
+        let act = |verb| Act::new("cli:a@b", verb, Value::Null, 0, None);
+        let resumed = act("resume").on_names(Pausable::Tenant, &["acme".into()]);
+        assert!(resumed.resumed(Pausable::Tenant, "acme"));
+        assert!(!resumed.resumed(Pausable::Tenant, "globex"));
+        assert!(!resumed.resumed(Pausable::Destination, "acme"));
+        let paused = act("pause").on_names(Pausable::Tenant, &["acme".into()]);
+        assert!(!paused.resumed(Pausable::Tenant, "acme"));
+        assert!(!act("resume").resumed(Pausable::Tenant, "acme"));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Several buses as one: each event goes to the one that its type and tenant are routed to.
 
 mod breaker;
+mod place;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use self::breaker::{Breaker, Change, Leave, News, Ticket};
+use self::place::Place;
 use crate::event::Event;
 use crate::publisher::Publisher;
 use crate::record::{OutboxRecord, Outcome, Rejection, RejectionClass};
@@ -23,7 +24,10 @@ use crate::tenant::Tenant;
 /// of them is then the probe that finds out whether the destination is back. Only while no
 /// destination can be tried is the bus as a whole [`Unreachable`](RejectionClass::Unreachable).
 ///
-/// With one destination it is that destination's publisher and nothing else.
+/// A destination that can be reached and yet has refused everything for a while is not well: the
+/// [check](Publisher::check) says so until it takes an event.
+///
+/// With one destination it is otherwise that destination's publisher and nothing else.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -64,15 +68,6 @@ pub struct Route {
     pub destination: Destination,
 }
 
-/// A destination, with what is known of it.
-struct Place {
-    destination: Destination,
-    breaker: Mutex<Breaker>,
-}
-
-/// How long others wait for the answer to a probe: a place that was away may well be silent now.
-const PROBE_WAIT: Duration = Duration::from_secs(1);
-
 /// The shortest time that a record is put aside for.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 
@@ -105,10 +100,8 @@ impl MessageBus {
             )
         };
         self.places.iter().position(same).unwrap_or_else(|| {
-            self.places.push(Arc::new(Place {
-                destination,
-                breaker: Mutex::new(Breaker::new(pauses.clone())),
-            }));
+            self.places
+                .push(Arc::new(Place::new(destination, pauses.clone())));
             self.places.len() - 1
         })
     }
@@ -145,7 +138,7 @@ impl MessageBus {
 impl Publisher for MessageBus {
     async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
         if let [only] = &self.places[..] {
-            return only.destination.publisher.publish(batch).await;
+            return only.send(batch).await;
         }
         let mut parts: Vec<(Vec<usize>, Vec<OutboxRecord>)> = Vec::new();
         parts.resize_with(self.places.len(), Default::default);
@@ -180,8 +173,12 @@ impl Publisher for MessageBus {
         outcomes
     }
 
-    /// Whether every destination can be reached; answers the first that cannot.
+    /// Whether every destination can be reached, and has not been refusing everything for a while;
+    /// answers the first of which that is not so.
     async fn check(&self) -> Result<(), Rejection> {
+        if let Some(rejection) = self.refuses() {
+            return Err(rejection);
+        }
         if let [only] = &self.places[..] {
             return only.destination.publisher.check().await;
         }
@@ -214,6 +211,20 @@ impl Publisher for MessageBus {
         caveats
     }
 
+    fn refuses(&self) -> Option<Rejection> {
+        let rejection = |place: &Arc<Place>| {
+            let Rejection { class, reason } = place.refuses()?;
+            let name = &place.destination.name;
+            let reason = format!("{name} has taken no event for a while: {reason}");
+            let class = match class {
+                RejectionClass::Config => RejectionClass::Config,
+                _ => RejectionClass::Unreachable,
+            };
+            Some(Rejection::new(class, reason))
+        };
+        self.places.iter().find_map(rejection)
+    }
+
     fn destination(&self, record: &OutboxRecord) -> Option<&str> {
         let place = &self.places[self.route(&record.event_type, &record.tenant)];
         Some(&place.destination.name)
@@ -223,97 +234,6 @@ impl Publisher for MessageBus {
         let tenant = event.tenant.clone().unwrap_or_default();
         let place = &self.places[self.route(&event.event_type, &tenant)];
         place.destination.publisher.payload_bytes_max(event)
-    }
-}
-
-impl Place {
-    /// Publishes what the breaker lets through; the rest is answered as the last that tried was.
-    async fn carry(self: Arc<Self>, records: Vec<OutboxRecord>) -> Vec<Outcome> {
-        let mut outcomes = Vec::with_capacity(records.len());
-        let mut rest = &records[..];
-        while let Some((first, others)) = rest.split_first() {
-            match self.ask() {
-                Leave::All(ticket) => {
-                    outcomes.extend(self.publish(ticket, rest).await);
-                    break;
-                }
-                Leave::Probe(ticket) => {
-                    outcomes.push(Arc::clone(&self).probe(ticket, first.clone()).await);
-                    rest = others;
-                }
-                Leave::Nothing => {
-                    outcomes.extend(rest.iter().map(|_| self.away()));
-                    break;
-                }
-            }
-        }
-        outcomes
-    }
-
-    /// Publishes one record. It goes on when nobody waits any more, and what it finds out counts.
-    async fn probe(self: Arc<Self>, ticket: Ticket, record: OutboxRecord) -> Outcome {
-        let name = self.destination.name.clone();
-        let probe = tokio::spawn(async move { self.publish(ticket, &[record]).await });
-        let answered = tokio::time::timeout(PROBE_WAIT, probe).await;
-        let outcome = answered.ok().and_then(|outcomes| outcomes.ok()?.pop());
-        outcome.unwrap_or_else(|| Outcome::unknown(format!("{name} has not answered yet")))
-    }
-
-    async fn publish(&self, ticket: Ticket, records: &[OutboxRecord]) -> Vec<Outcome> {
-        let mut asked = Asked {
-            place: self,
-            ticket,
-            news: News::None,
-        };
-        let outcomes = self.destination.publisher.publish(records).await;
-        asked.news = News::of(&outcomes);
-        outcomes
-    }
-
-    fn ask(&self) -> Leave {
-        self.breaker().ask(Instant::now())
-    }
-
-    fn tell(&self, ticket: Ticket, news: News) {
-        let change = self
-            .breaker()
-            .tell(ticket, news, Instant::now(), rand::random());
-        let destination = &self.destination.name;
-        match change {
-            Some(Change::Gone(Rejection { reason, .. })) => tracing::warn!(
-                destination,
-                reason,
-                "the destination takes no events; they are kept and tried again, others go on"
-            ),
-            Some(Change::Back) => tracing::info!(destination, "the destination answers again"),
-            None => {}
-        }
-    }
-
-    /// What is said of a record that is not even tried.
-    fn away(&self) -> Outcome {
-        match self.breaker().why() {
-            Some(why) => why.clone().into(),
-            None => Outcome::rejected(RejectionClass::Unreachable, "it is tried again just now"),
-        }
-    }
-
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A question to a destination. Its ticket is shown however it ends, a panic included.
-struct Asked<'a> {
-    place: &'a Place,
-    ticket: Ticket,
-    news: News,
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        let news = std::mem::replace(&mut self.news, News::None);
-        self.place.tell(self.ticket, news);
     }
 }
 

@@ -153,6 +153,7 @@ mod pending;
 mod projector;
 mod publisher;
 mod record;
+mod refusing;
 mod registry;
 mod replay;
 mod retry;

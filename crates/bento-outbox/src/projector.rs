@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::away::Away;
 use self::holding::Holding;
 use self::notices::Notices;
 use self::pausing::Pauses;
@@ -57,6 +58,7 @@ struct Shared {
     pulse: Pulse,
     notices: Notices,
     pauses: Mutex<Pauses>,
+    away: Mutex<Away>,
     /// Held by who carries: its records are nobody else's until they are settled, and the caller of
     /// a dropped [`Projector::run_once`] may call it again meanwhile.
     one_at_a_time: tokio::sync::Mutex<()>,
@@ -170,6 +172,7 @@ impl Projector {
                 pulse: Pulse::default(),
                 notices: Notices::default(),
                 pauses: Mutex::default(),
+                away: Mutex::default(),
                 one_at_a_time: tokio::sync::Mutex::default(),
                 stopping: AtomicBool::new(false),
             }),
@@ -189,6 +192,9 @@ impl Projector {
         let round = tokio::spawn(async move {
             let _alone = projector.shared.one_at_a_time.lock().await;
             let batch = projector.round(&mut HeldKeys::default(), false).await?;
+            if batch.stopped_by.is_some() {
+                projector.away().in_vain();
+            }
             projector.purge_now_and_then().await?;
             projector.shared.notices.say_what_is_left();
             Ok(batch)
@@ -242,6 +248,13 @@ impl Projector {
         *self.holding() = Holding::default();
         telemetry::leases_held(0);
         self.shared.store.release(&self.shared.relay).await
+    }
+
+    fn away(&self) -> MutexGuard<'_, Away> {
+        self.shared
+            .away
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pauses(&self) -> MutexGuard<'_, Pauses> {

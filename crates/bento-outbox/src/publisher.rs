@@ -25,6 +25,12 @@ pub trait Publisher: Send + Sync + 'static {
     /// What is wrong and what to do, with class `Unreachable` or `Config`.
     async fn check(&self) -> Result<(), Rejection>;
 
+    /// Why one of its destinations has taken nothing for a while, although it may be reached: as a
+    /// publisher that keeps count of that knows from the last answers. Defaults to none.
+    fn refuses(&self) -> Option<Rejection> {
+        None
+    }
+
     /// How many bytes the payload of `event` may have, where the bus has said so by now. What is
     /// larger is refused for good when it is published; a service that knows its bus refuses it
     /// before the commit. Defaults to none: not known.

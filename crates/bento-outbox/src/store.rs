@@ -525,7 +525,8 @@ pub struct TenantBacklog {
     pub pending: u64,
     /// Dead letters.
     pub dead: u64,
-    /// For how long the oldest record that is due has been due, in seconds; none where none is.
+    /// For how long the oldest record that is due has been due, in seconds; none where none is. What
+    /// is paused, and what comes after it in its key, is not due.
     pub oldest_due_seconds: Option<f64>,
 }
 
@@ -553,6 +554,7 @@ impl TenantStatus {
             tenant_id: "*".into(),
             new: sum(|tenant| tenant.new),
             retrying: sum(|tenant| tenant.retrying),
+            paused_events: sum(|tenant| tenant.paused_events),
             sent: sum(|tenant| tenant.sent),
             dead: sum(|tenant| tenant.dead),
             oldest_new_seconds: oldest.reduce(f64::max),
@@ -574,6 +576,8 @@ pub struct TenantStatus {
     pub new: u64,
     /// Failed before, waiting for another attempt.
     pub retrying: u64,
+    /// Of the new ones, those that were put aside because their destination is paused.
+    pub paused_events: u64,
     /// Sent and still kept.
     pub sent: u64,
     /// Dead letters.

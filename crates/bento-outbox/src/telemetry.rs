@@ -68,7 +68,7 @@ metrics! {
     PENDING = "outbox_pending_events", Gauge, ["tenant_id"],
         "Events that are not sent and no dead letters.";
     OLDEST_SECONDS = "outbox_oldest_pending_age_seconds", Gauge, ["tenant_id"],
-        "The age of the oldest of those that is due; 0 without one.";
+        "The age of the oldest of those that is due and not paused; 0 without one.";
     DEAD = "outbox_dead_letters", Gauge, ["tenant_id"],
         "Dead letters that wait for a person.";
     PUBLISH_ERRORS = "outbox_publish_errors_total", Counter, ["class"],
@@ -78,7 +78,7 @@ metrics! {
     LEASES = "outbox_leases_held", Gauge, [],
         "Partitions of the ordering keys that this relay holds.";
     BUS_UP = "outbox_bus_up", Gauge, [],
-        "Whether the bus took the last events, or answered the last check: 1 or 0.";
+        "Whether the bus takes events, as the last ones or the last check showed: 1 or 0; of several buses, whether each does.";
     DATABASE_UP = "outbox_database_up", Gauge, [],
         "Whether the database answered last: 1 or 0.";
 }
@@ -236,7 +236,7 @@ pub(crate) fn leases_held(leases: usize) {
 }
 
 /// Whether the bus takes events.
-pub fn bus_up(up: bool) {
+pub(crate) fn bus_up(up: bool) {
     gauge!(BUS_UP).set(u8::from(up));
 }
 

@@ -37,7 +37,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 impl Health {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
-        let Some(address) = settings.admin_addr.map(reachable) else {
+        let Some(address) = settings.admin_addr else {
             return Err(settings.refuse("admin_addr", "is off, so no relay can be asked there"));
         };
         let path = if self.live {
@@ -45,19 +45,28 @@ impl Health {
         } else {
             "/health/ready"
         };
-        let away = |what: &str| Failure::failed(format!("no relay answers at {address}: {what}"));
-        let answer = match timeout(PATIENCE, ask(address, path)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(away(&error.to_string())),
-            Err(_) => return Err(away(&format!("nothing came within {PATIENCE:?}"))),
-        };
-        let (status, body) = parsed(&answer).ok_or_else(|| away("what answers is no relay"))?;
+        let (status, body) = asked(address, path).await?;
         if status == 200 {
             terminal::say(body["status"].as_str().unwrap_or("healthy"));
             return Ok(ExitCode::SUCCESS);
         }
         Err(Failure::failed(reasons(&body)))
     }
+}
+
+/// What the relay of this machine answers to `path` at its `admin_addr`: the status, and what it says.
+///
+/// # Errors
+/// When nobody answers there, or no relay.
+pub(super) async fn asked(address: SocketAddr, path: &str) -> Result<(u16, Value)> {
+    let address = reachable(address);
+    let away = |what: &str| Failure::failed(format!("no relay answers at {address}: {what}"));
+    let answer = match timeout(PATIENCE, ask(address, path)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(away(&error.to_string())),
+        Err(_) => return Err(away(&format!("nothing came within {PATIENCE:?}"))),
+    };
+    parsed(&answer).ok_or_else(|| away("what answers is no relay"))
 }
 
 /// An address that stands for all of the machine's is asked at the loopback one.

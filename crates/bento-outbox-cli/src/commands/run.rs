@@ -268,6 +268,10 @@ impl Publisher for Watched {
         self.bus.check().await
     }
 
+    fn refuses(&self) -> Option<Rejection> {
+        self.bus.refuses()
+    }
+
     fn destination(&self, record: &OutboxRecord) -> Option<&str> {
         self.bus.destination(record)
     }

@@ -20,7 +20,8 @@ use crate::terminal;
 ///
 /// Also names the aggregates whose later events wait for an earlier one, and why: at most 20 of them,
 /// in --json under `held`, with `held_more` where there are more. Of what is paused it says since when and
-/// why, in --json by `paused` of each tenant and under `paused_destinations`.
+/// why, in --json by `paused` of each tenant and under `paused_destinations`; how many events of a tenant are
+/// kept for those is under `paused`, in --json under `paused_events`, and they are among the new ones.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox status
@@ -227,7 +228,11 @@ fn cells(status: &TenantStatus) -> [String; 8] {
             .oldest_new_seconds
             .map_or_else(|| "-".into(), terminal::age),
         format!("{:.1}", status.sent_per_second),
-        if status.paused { "yes" } else { "-" }.into(),
+        match (status.paused, status.paused_events) {
+            (true, _) => "yes".into(),
+            (false, 0) => "-".into(),
+            (false, events) => terminal::counted(events, "event"),
+        },
     ]
 }
 

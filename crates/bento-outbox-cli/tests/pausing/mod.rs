@@ -197,12 +197,22 @@ fn a_paused_destination_stays_so_through_kills_and_goes_on_within_seconds() {
         (&json!(0), &json!("file:audit.jsonl"))
     );
     assert_eq!(status["held"][0]["because"], "paused", "{status}");
+    let counted = &status["tenants"][0];
+    assert_eq!(
+        (&counted["retrying"], &counted["paused_events"]),
+        (&json!(0), &json!(1)),
+        "{status}"
+    );
     assert_eq!(place.text("select max(retry_cnt) || '' from outbox"), "0");
     let doctor = place.run(&["doctor"]);
     assert!(
         doctor
             .stdout
-            .contains("destination file:audit.jsonl is paused since"),
+            .contains("destination file:audit.jsonl is paused since")
+            && doctor
+                .stdout
+                .contains("1 event kept because the destination is paused")
+            && !doctor.stdout.contains("tried again"),
         "{doctor:?}"
     );
 
@@ -216,7 +226,11 @@ fn a_paused_destination_stays_so_through_kills_and_goes_on_within_seconds() {
         "{:?}",
         resumed.elapsed()
     );
-    assert!(said("destination resumed"));
+    let log = fs::read_to_string(&log).unwrap();
+    let resumed = log
+        .lines()
+        .find(|line| line.contains("destination resumed"));
+    assert!(resumed.unwrap().contains("by=\"cli:"), "{log}");
     relay.told("-TERM");
 }
 

@@ -73,8 +73,8 @@ fn each_alert_fires_for_what_it_is_for() {
         ("outbox_bus_up == 0", "outbox_bus_up == 1"),
         ("outbox_dead_letters) > 0", "outbox_dead_letters) > 1000"),
         (
-            "class=~\"blocked|config\"",
-            "class=~\"blocked|config|message\"",
+            "class=~\"blocked|config|throttled\"",
+            "class=~\"blocked|config|throttled|message\"",
         ),
     ] {
         let broken = rules.replace(right, wrong);
@@ -245,6 +245,11 @@ fn every_metric_and_label_that_is_watched_is_there() {
             "{} is on no panel",
             metric.name
         );
+    }
+    // A number is shown as a person says it.
+    for (at, value) in rules.match_indices("$value") {
+        let after = rules[at + value.len()..].trim_start();
+        assert!(after.starts_with("| "), "{}", &rules[at..at + 40]);
     }
     // What the annotations show must be a label that is left.
     let shown = rules

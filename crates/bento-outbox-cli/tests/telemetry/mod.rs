@@ -1,6 +1,7 @@
 //! What a running relay says of itself: metrics, log lines, traces, to systemd; and the files that watch it.
 
 mod deploy;
+mod full;
 mod logs;
 mod metrics;
 #[cfg(target_os = "linux")]

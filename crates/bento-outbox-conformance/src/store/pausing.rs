@@ -204,8 +204,13 @@ pub async fn nothing_that_is_paused_is_born_leased<S: TransactionalStore>(store:
 
 /// It is seen where people look.
 pub async fn what_is_paused_is_told_everywhere<S: TransactionalStore>(store: S) {
-    let mut events = vec![of("acme", "a", 1), of("acme", "a", 2)];
-    events.extend([of("globex", "b", 3), of("globex", "b", 4)]);
+    let old = |event| Event {
+        created_at: Some(ok("2013-01-01T00:00:00Z".parse())),
+        available_at: Some(ok("2013-01-01T00:00:00Z".parse())),
+        ..event
+    };
+    let mut events = vec![old(of("acme", "a", 1)), of("acme", "a", 2)];
+    events.extend([old(of("globex", "b", 3)), old(of("globex", "b", 4))]);
     events.extend([of("globex", "c", 5), of("globex", "c", 6)]);
     events.extend([of("acme", "d", 7), of("acme", "d", 8)]);
     let ids = commit(&store, events).await;
@@ -225,12 +230,30 @@ pub async fn what_is_paused_is_told_everywhere<S: TransactionalStore>(store: S) 
     let status = ok(store.status().await);
     let told: Vec<_> = status
         .iter()
-        .map(|it| (it.tenant_id.as_str(), it.paused, it.new + it.retrying))
+        .map(|it| {
+            let numbers = (it.new, it.retrying, it.paused_events);
+            (it.tenant_id.as_str(), it.paused, numbers)
+        })
         .collect();
     assert_eq!(
         told,
-        [("acme", true, 3), ("globex", false, 4), ("idle", true, 0)]
+        [
+            ("acme", true, (2, 1, 0)),
+            ("globex", false, (3, 1, 1)),
+            ("idle", true, (0, 0, 0))
+        ]
     );
+    assert_eq!(TenantStatus::total(&status).paused_events, 1);
+    // Nobody is late for what is kept on purpose, nor for what comes after it in its key.
+    let backlog = ok(store.backlog().await);
+    let told: Vec<_> = backlog
+        .iter()
+        .map(|it| (it.tenant_id.as_str(), it.pending))
+        .collect();
+    assert_eq!(told, [("acme", 3), ("globex", 4)]);
+    assert_eq!(backlog[0].oldest_due_seconds, None, "its tenant is paused");
+    let oldest = backlog[1].oldest_due_seconds.unwrap_or(f64::MAX);
+    assert!(oldest < 3_600.0, "{oldest}");
     assert!(TenantStatus::total(&status).paused);
     assert!(!TenantStatus::total(&status[1..2]).paused);
     let held: HashMap<Uuid, (String, bool)> = ok(store.held_keys(10).await)

@@ -86,7 +86,7 @@ const mark = (text, kind = "", title) => el("span", { class: `mark ${kind}`, tit
 const button = (text, key, act, kind = "") => el("button", { type: "button", class: kind, "data-key": key, onclick: act }, text);
 const aggregate = (row) => [row.aggregate_type, row.aggregate_id].filter((part) => part != null).join(" ") || "–";
 const statusMark = (row) => row.status === "ERR" ? mark("ERR", "bad") : row.status === "SENT" ? mark("SENT", "good")
-  : row.retry_at ? mark("retrying", "warn") : mark("NEW");
+  : row.retry_at ? mark(/^its destination .* is paused$/.test(row.error_message) ? "paused" : "retrying", "warn") : mark("NEW");
 
 // columns: [title, cell of a row, class]
 function table(name, columns, rows, more = {}) {

@@ -1,9 +1,10 @@
 //! While the bus or the database is away.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::record::Rejection;
+use crate::record::{Outcome, Rejection};
+use crate::refusing::Refusing;
 use crate::retry::{self, RetrySettings};
 use crate::telemetry;
 
@@ -14,10 +15,12 @@ const AWAY_PAUSE_MAX: Duration = Duration::from_secs(10);
 ///
 /// How it is tried again and what is said are two things. The tries begin anew after each round in which
 /// nothing was stopped, for then more than a probe may go out. But such a round may have had nothing for
-/// the bus, so only an event that it took says that it is back.
+/// the bus, so only an event that it took says that it is back. And one that refuses everything for a while
+/// takes nothing, although nothing is stopped: there may be events that it would take.
 #[derive(Default)]
 pub(super) struct Away {
     pub(super) tries: u32,
+    refusing: Refusing,
     /// Why the bus takes nothing, as it was said.
     bus: Option<String>,
     /// Why the database does not answer, as it was said.
@@ -25,9 +28,29 @@ pub(super) struct Away {
 }
 
 impl Away {
+    /// What the bus said at `now` of events that it was asked to take; answers whether it takes any,
+    /// where that is known.
+    pub(super) fn hear(&mut self, outcomes: &[Outcome], now: Instant) -> Option<bool> {
+        self.refusing.hear(outcomes, now);
+        if outcomes.contains(&Outcome::Acked) {
+            if self.bus.take().is_some() {
+                tracing::info!("the bus takes events again");
+            }
+            return Some(true);
+        }
+        let refusal = self.refusing.why()?.clone();
+        self.bus_is_lost(&refusal);
+        Some(false)
+    }
+
     /// The bus takes no events; answers how long to wait. The database has just answered.
     pub(super) fn bus(&mut self, rejection: &Rejection) -> Duration {
         self.database_answers();
+        self.bus_is_lost(rejection);
+        self.pause()
+    }
+
+    fn bus_is_lost(&mut self, rejection: &Rejection) {
         telemetry::bus_up(false);
         if self.bus.is_none() {
             tracing::warn!(
@@ -36,7 +59,6 @@ impl Away {
             );
         }
         self.bus = Some(rejection.reason.clone());
-        self.pause()
     }
 
     /// The database does not answer; answers how long to wait.
@@ -52,13 +74,15 @@ impl Away {
         self.pause()
     }
 
-    /// Nothing stopped the last round, and the bus took something where something was `sent`.
-    pub(super) fn back(&mut self, sent: bool) {
+    /// Nothing stopped the last round.
+    pub(super) fn back(&mut self) {
         self.tries = 0;
         self.database_answers();
-        if sent && self.bus.take().is_some() {
-            tracing::info!("the bus takes events again");
-        }
+    }
+
+    /// Somebody's round, which was not to be followed by a pause, was stopped: the next one is a probe.
+    pub(super) fn in_vain(&mut self) {
+        self.tries += 1;
     }
 
     /// Why nothing goes out at present.
@@ -88,15 +112,16 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::record::RejectionClass;
+    use crate::refusing::PATIENCE;
 
     #[test]
     fn only_an_event_that_it_took_says_that_the_bus_is_back() {
-        let mut away = Away::default();
+        let (mut away, now) = (Away::default(), Instant::now());
         let rejection = Rejection::new(RejectionClass::Unreachable, "no route");
         away.bus(&rejection);
         away.bus(&rejection);
         assert_eq!((away.tries, away.reason()), (2, Some("no route")));
-        away.back(false);
+        away.back();
         assert_eq!(
             (away.tries, away.reason()),
             (0, Some("no route")),
@@ -110,7 +135,22 @@ mod tests {
             Some("no route"),
             "who was claimed from answers"
         );
-        away.back(true);
+        assert_eq!(away.hear(&[Outcome::Acked], now), Some(true));
+        away.back();
         assert_eq!((away.tries, away.reason()), (0, None));
+    }
+
+    #[test]
+    fn a_bus_that_puts_everything_off_is_lost_without_a_pause() {
+        let (mut away, now) = (Away::default(), Instant::now());
+        let full = [Outcome::rejected(RejectionClass::Throttled(None), "full")];
+        assert_eq!(away.hear(&full, now), None);
+        assert_eq!(away.hear(&full, now + PATIENCE), Some(false));
+        away.back();
+        assert_eq!((away.tries, away.reason()), (0, Some("full")));
+        let blocked = [Outcome::rejected(RejectionClass::Blocked, "no stream")];
+        assert_eq!(away.hear(&blocked, now + PATIENCE), Some(false));
+        assert_eq!(away.hear(&[Outcome::Acked], now + PATIENCE), Some(true));
+        assert_eq!(away.reason(), None);
     }
 }

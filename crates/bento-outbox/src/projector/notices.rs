@@ -1,9 +1,10 @@
 //! Log lines of which there could be one for each event: a few are written, and speak for the rest.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use crate::dead_letter::DeadLetter;
-use crate::record::Rejection;
+use crate::record::{OutboxRecord, Rejection};
 use crate::sparing::Sparing;
 
 /// Reasons that are remembered as said.
@@ -17,8 +18,10 @@ pub(super) struct Notices {
     dead: Sparing,
     /// The last of those, as the next line shows it.
     last: Mutex<Option<DeadLetter>>,
-    /// Why events could not go out, as it was said.
-    blocked: Mutex<Vec<String>>,
+    /// Why events could not go out, as it was said, with the destination.
+    blocked: Mutex<BTreeSet<(Option<String>, String)>>,
+    /// Events that could not go out for further reasons.
+    more_blocked: Sparing,
 }
 
 impl Notices {
@@ -61,20 +64,39 @@ impl Notices {
         }
     }
 
-    /// Says once what keeps events from going out until somebody changes something.
-    pub(super) fn blocked(&self, rejection: &Rejection) {
-        let reason = &rejection.reason;
+    /// Says once for each destination what keeps events like this one from going out until somebody
+    /// changes something.
+    pub(super) fn blocked(
+        &self,
+        record: &OutboxRecord,
+        destination: Option<&str>,
+        rejection: &Rejection,
+    ) {
+        let reason = rejection.reason.as_str();
+        let (tenant, r#type) = (record.tenant.as_str(), record.event_type.as_str());
+        let key = (destination.map(Into::into), reason.into());
         let mut said = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.contains(reason) {
+        if said.contains(&key) {
             return;
         }
-        if said.len() == REASONS_MAX {
-            said.remove(0);
+        if said.len() < REASONS_MAX {
+            said.insert(key);
+            tracing::warn!(
+                destination,
+                tenant,
+                r#type,
+                reason,
+                "some events cannot go out; they are kept and tried again"
+            );
+        } else if let Some(attempts) = self.more_blocked.speak(1) {
+            tracing::warn!(
+                attempts,
+                destination,
+                tenant,
+                r#type,
+                reason,
+                "some events cannot go out for further reasons, the last of which is shown"
+            );
         }
-        said.push(reason.clone());
-        tracing::warn!(
-            reason,
-            "some events cannot go out; they are kept and tried again"
-        );
     }
 }

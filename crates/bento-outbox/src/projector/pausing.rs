@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Projector;
+use crate::act::Audited;
 use crate::error::Result;
 use crate::pause::{Pausable, Pause};
 use crate::record::OutboxRecord;
@@ -27,6 +28,9 @@ const WAKE_MAX: u32 = 1_000;
 
 /// Of more changes than these at once only the number is logged.
 const NAMED_MAX: usize = 5;
+
+/// So many of the last acts are looked through for who resumed something.
+const ACTS_READ: u32 = 50;
 
 /// What is paused, as it was read last.
 #[derive(Default)]
@@ -50,8 +54,8 @@ impl Pauses {
         }
     }
 
-    /// Takes in what is paused now, and says what has changed.
-    fn learn(&mut self, now: Vec<Pause>, read_at: Instant) {
+    /// Takes in what is paused now, and says what was paused; answers what was resumed.
+    fn learn(&mut self, now: Vec<Pause>, read_at: Instant) -> Vec<Pause> {
         let is_first = self.believed_until.is_none();
         self.believed_until = Some(read_at + BELIEVED);
         let now: BTreeMap<(Pausable, String), Pause> = now
@@ -63,14 +67,10 @@ impl Pauses {
             .filter(|(key, _)| !self.all.contains_key(key))
             .map(|(_, pause)| pause)
             .collect();
-        let resumed: Vec<&Pause> = self
-            .all
-            .iter()
-            .filter(|(key, _)| !now.contains_key(key))
-            .map(|(_, pause)| pause)
-            .collect();
-        say(&paused, true);
-        say(&resumed, false);
+        let mut before = std::mem::take(&mut self.all);
+        before.retain(|key, _| !now.contains_key(key));
+        let resumed: Vec<Pause> = before.into_values().collect();
+        say_paused(&paused);
         let is_destination = |pause: &&Pause| pause.kind == Pausable::Destination;
         // Who starts knows nothing of what was put aside before.
         self.wakes |= is_first || !resumed.is_empty();
@@ -81,16 +81,16 @@ impl Pauses {
                 .collect(),
         );
         self.all = now;
+        resumed
     }
 }
 
-fn say(changed: &[&Pause], paused: bool) {
-    let became = if paused { "paused" } else { "resumed" };
-    if changed.len() > NAMED_MAX {
-        tracing::info!(number = changed.len(), "tenants and destinations {became}");
+fn say_paused(paused: &[&Pause]) {
+    if paused.len() > NAMED_MAX {
+        tracing::info!(number = paused.len(), "tenants and destinations paused");
         return;
     }
-    for pause in changed {
+    for pause in paused {
         let Pause {
             kind,
             name,
@@ -98,10 +98,20 @@ fn say(changed: &[&Pause], paused: bool) {
             reason,
             ..
         } = pause;
-        match paused {
-            true => tracing::info!(name, by, reason, "{kind} paused: its events are kept"),
-            false => tracing::info!(name, "{kind} resumed"),
-        }
+        tracing::info!(name, by, reason, "{kind} paused: its events are kept");
+    }
+}
+
+/// The audit has who resumed it; what is not among the last acts stays without a name.
+fn say_resumed(resumed: &[Pause], acts: &[Audited]) {
+    if resumed.len() > NAMED_MAX {
+        tracing::info!(number = resumed.len(), "tenants and destinations resumed");
+        return;
+    }
+    for Pause { kind, name, .. } in resumed {
+        let act = acts.iter().find(|it| it.act.resumed(*kind, name));
+        let by = act.map(|it| it.act.by.as_str());
+        tracing::info!(name, by, "{kind} resumed");
     }
 }
 
@@ -114,7 +124,12 @@ impl Projector {
             return Ok(());
         }
         let paused = self.shared.store.pauses().await?;
-        self.pauses().learn(paused, begun);
+        let resumed = self.pauses().learn(paused, begun);
+        if !resumed.is_empty() {
+            // Only a line of the log has less in it where the audit cannot be read.
+            let acts = self.shared.store.acts(None, ACTS_READ).await;
+            say_resumed(&resumed, &acts.unwrap_or_default());
+        }
         Ok(())
     }
 
@@ -182,7 +197,8 @@ mod tests {
         pauses.learn(both.clone(), Instant::now());
         assert!(!pauses.wakes);
         assert_eq!(pauses.destinations.keys().collect::<Vec<_>>(), ["main"]);
-        pauses.learn(both[1..].to_vec(), Instant::now());
+        let resumed = pauses.learn(both[1..].to_vec(), Instant::now());
+        assert_eq!(resumed, both[..1]);
         assert!(pauses.wakes, "what came due of a tenant may be put off");
         pauses.wakes = false;
         pauses.learn(both[1..].to_vec(), Instant::now());

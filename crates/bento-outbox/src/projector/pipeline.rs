@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::away::Away;
 use super::holding::RENEW;
 use super::publishing::{HeldKeys, Published};
 use super::{Batch, Projector, finished};
@@ -76,25 +75,22 @@ impl Projector {
 
     async fn carry_on(&self, mut stopping: watch::Receiver<bool>) -> Result<()> {
         let settings = &self.shared.settings;
-        let mut away = Away::default();
         loop {
             self.shared.pulse.beat();
-            let pause = match self.stretch(&stopping, away.tries > 0).await {
+            let is_away = self.away().tries > 0;
+            let pause = match self.stretch(&stopping, is_away).await {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Schema | ErrorKind::InvalidSetting) =>
                 {
                     return Err(error);
                 }
-                Err(error) => Some(away.database(&error)),
+                Err(error) => Some(self.away().database(&error)),
                 Ok(Batch {
                     stopped_by: Some(rejection),
                     ..
-                }) => Some(away.bus(&rejection)),
+                }) => Some(self.away().bus(&rejection)),
                 Ok(batch) => {
-                    away.back(batch.sent > 0);
-                    if let Some(rejection) = &batch.blocked {
-                        self.shared.notices.blocked(rejection);
-                    }
+                    self.away().back();
                     match batch {
                         Batch { claimed: 1.., .. } => None,
                         Batch { waiting: true, .. } => Some(settings.poll_interval_busy),
@@ -106,14 +102,14 @@ impl Projector {
                     }
                 }
             };
-            self.shared.pulse.stopped_by(away.reason());
+            self.shared.pulse.stopped_by(self.away().reason());
             self.shared.notices.say_what_is_due();
             if has_stopped(&stopping) {
                 return Ok(());
             }
             let Some(pause) = pause else { continue };
             self.shared.pulse.silent_until(pause);
-            let hintable = away.tries == 0;
+            let hintable = self.away().tries == 0;
             tokio::select! {
                 _ = stopping.wait_for(|stop| *stop) => return Ok(()),
                 () = self.shared.store.hint(), if hintable => {}
@@ -123,7 +119,7 @@ impl Projector {
     }
 
     /// Carries batches until a claim finds nothing, something stops it, or leases are to be renewed.
-    /// Answers what the last one came to, with what all of them sent.
+    /// Answers what the last one came to.
     async fn stretch(&self, stopping: &watch::Receiver<bool>, probe: bool) -> Result<Batch> {
         let _alone = self.shared.one_at_a_time.lock().await;
         if probe {
@@ -145,7 +141,6 @@ impl Projector {
         settling: &mut Option<Settling>,
     ) -> Result<Batch> {
         let mut held = HeldKeys::default();
-        let (mut blocked, mut sent) = (None, 0);
         let mut taken = self.take(&[], false).await?;
         loop {
             let mut in_flight: Vec<i64> = taken.records.iter().map(|record| record.seq).collect();
@@ -156,25 +151,18 @@ impl Projector {
                 let projector = self.clone();
                 tokio::spawn(async move { projector.take(&in_flight, false).await })
             });
-            let (published, mut batch) = self.publish(taken, &mut held).await?;
+            let (published, batch) = self.publish(taken, &mut held).await?;
             let before = settled(settling).await;
             let goes_on = batch.stopped_by.is_none() && !published.is_cut_short;
             *settling = Some(self.start_settling(published));
             before?;
-            blocked = blocked.or(batch.blocked.take());
-            sent += batch.sent;
-            let last = Batch {
-                blocked: blocked.clone(),
-                sent,
-                ..batch
-            };
             let Some(next) = next.filter(|_| goes_on) else {
-                return Ok(last);
+                return Ok(batch);
             };
             taken = finished(next.await)?;
             // What is to be done with care is claimed again, when nothing else is in flight.
             if taken.records.is_empty() || taken.careful {
-                return Ok(last);
+                return Ok(batch);
             }
         }
     }

@@ -330,8 +330,11 @@ impl Projector {
         let spans = batch.publish(wave);
         let outcomes = self.shared.publisher.publish(wave).await;
         spans.ended(&outcomes);
-        if outcomes.contains(&Outcome::Acked) {
-            telemetry::bus_up(true);
+        let takes = self.away().hear(&outcomes, Instant::now());
+        // Of several destinations each must take events.
+        let refuses = self.shared.publisher.refuses().is_some();
+        if let Some(up) = if refuses { Some(false) } else { takes } {
+            telemetry::bus_up(up);
         }
         self.shared.pulse.beat();
         outcomes
@@ -354,6 +357,8 @@ impl Projector {
                     batch.stopped_by.get_or_insert_with(|| rejection.clone());
                 }
                 RejectionClass::Blocked => {
+                    let destination = self.shared.publisher.destination(record);
+                    self.shared.notices.blocked(record, destination, rejection);
                     batch.blocked.get_or_insert_with(|| rejection.clone());
                 }
                 _ => {}

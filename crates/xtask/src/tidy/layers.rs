@@ -44,6 +44,7 @@ const PARTS: &[&str] = &[
     "inbox",
     "outbox",
     "projector",
+    "refusing",
     "replay",
     "retry",
     "schema_files",

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bento_outbox::{Inspection, LiveRelay, Relay, Store, Timestamp};
+use bento_outbox::{Inspection, LiveRelay, Relay, Store, TenantStatus, Timestamp};
 use clap::Args;
 
 use self::finding::{Findings, State};
+use super::health;
 use crate::failure::Result;
 use crate::settings::{self, Settings};
 use crate::terminal::{self, counted};
@@ -50,8 +51,9 @@ impl Doctor {
         let mut findings = Findings::of(&settings);
         check_settings(&settings, &mut findings);
         let relays = check_database(&settings, &mut findings).await;
+        let takes_nothing = taking_nothing(&settings).await;
         for bus in settings.buses() {
-            check_bus(&settings, bus, relays > 0, &mut findings).await;
+            check_bus(&settings, bus, relays > 0, &takes_nothing, &mut findings).await;
         }
         check_alert(&settings, &mut findings).await;
         findings.print(self.json)?;
@@ -102,7 +104,8 @@ async fn check_database(settings: &Settings, findings: &mut Findings<'_>) -> usi
         }
     };
     check_server(&url, &inspection, asked, findings);
-    let backlog = check_events(settings, &store, findings).await;
+    let lives = !inspection.relays.is_empty();
+    let backlog = check_events(settings, &store, lives, findings).await;
     check_relays(settings, &inspection.relays, backlog, findings);
     inspection.relays.len()
 }
@@ -165,6 +168,7 @@ fn check_server(url: &str, inspection: &Inspection, asked: Timestamp, findings: 
 async fn check_events(
     settings: &Settings,
     store: &Arc<dyn Store>,
+    relay_lives: bool,
     findings: &mut Findings<'_>,
 ) -> u64 {
     let tenants = match store.status().await {
@@ -174,12 +178,9 @@ async fn check_events(
             return 0;
         }
     };
-    let (mut unsent, mut dead, mut oldest) = (0, 0, 0.0_f64);
-    for tenant in &tenants {
-        unsent += tenant.new + tenant.retrying;
-        dead += tenant.dead;
-        oldest = oldest.max(tenant.oldest_new_seconds.unwrap_or(0.0));
-    }
+    let total = TenantStatus::total(&tenants);
+    let (unsent, dead) = (total.new + total.retrying, total.dead);
+    let oldest = total.oldest_new_seconds.unwrap_or(0.0);
     match oldest > UNSENT_SECONDS_MAX {
         true => {
             let found = format!(
@@ -207,7 +208,13 @@ async fn check_events(
             advice,
         );
     }
-    retrying::check(store, findings).await;
+    if total.paused_events > 0 {
+        let kept = counted(total.paused_events, "event");
+        let found = format!("{kept} kept because the destination is paused");
+        findings.add("pauses", State::Note, found, "");
+    }
+    let stands_still = relay_lives && total.sent_per_second == 0.0;
+    retrying::check(store, stands_still, findings).await;
     check_pauses(store, findings).await;
     match bento_outbox::held(store.as_ref(), &settings.projector, KEYS_NAMED_MAX).await {
         Ok(held) => {
@@ -313,13 +320,32 @@ fn check_relays(
     }
 }
 
+/// What the relay of this machine says of its bus, where it finds it not well.
+async fn taking_nothing(settings: &Settings) -> String {
+    let Some(address) = settings.admin_addr else {
+        return String::new();
+    };
+    let answer = health::asked(address, "/health/ready").await;
+    let said = answer
+        .ok()
+        .and_then(|(_, body)| Some(body["bus"].as_str()?.to_owned()));
+    said.unwrap_or_default()
+}
+
 async fn check_bus(
     settings: &Settings,
     bus: settings::Bus<'_>,
     relay_lives: bool,
+    takes_nothing: &str,
     findings: &mut Findings<'_>,
 ) {
     let url = bus.name();
+    // A check may be content with a bus that takes nothing: then only the relay knows.
+    if takes_nothing.starts_with(&format!("{url} has taken no event")) {
+        let advice = "make room there, or lift what limits it: the events are kept, cost no attempt and go out by themselves";
+        findings.add("bus", State::Broken, takes_nothing.into(), advice);
+        return;
+    }
     let publisher = match connect::one_bus(settings, bus) {
         Ok(publisher) => publisher,
         Err(failure) => {

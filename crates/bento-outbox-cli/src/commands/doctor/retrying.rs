@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bento_outbox::{Filter, PAGE_MAX, Page, Status, Store};
+use bento_outbox::{Filter, OutboxRecord, PAGE_MAX, Page, Pause, Status, Store, Timestamp};
 
 use super::finding::{Findings, State};
 use crate::terminal;
@@ -11,7 +11,11 @@ use crate::terminal;
 /// Reasons that are named, of the oldest events that are not sent.
 const REASONS_NAMED_MAX: usize = 5;
 
-pub(super) async fn check(store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
+/// An event that is not to blame may be tried again for so long before something is broken.
+const STUCK_SECONDS_MIN: u64 = 60;
+
+/// `stands_still`: nothing was sent of late, although a relay runs.
+pub(super) async fn check(store: &Arc<dyn Store>, stands_still: bool, findings: &mut Findings<'_>) {
     let filter = Filter {
         status: Some(Status::New),
         ..Filter::default()
@@ -22,9 +26,22 @@ pub(super) async fn check(store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
         newest_first: false,
         payload: false,
     };
-    let events = match store.events(&filter, &page).await {
-        Ok(events) => events,
-        Err(error) => return findings.add("retrying", State::Broken, error.report(), ""),
+    let (mut events, pauses) = match (store.events(&filter, &page).await, store.pauses().await) {
+        (Ok(events), Ok(pauses)) => (events, pauses),
+        (Err(error), _) | (_, Err(error)) => {
+            return findings.add("retrying", State::Broken, error.report(), "");
+        }
+    };
+    // Nobody has tried those that were put aside.
+    let asides: Vec<String> = pauses
+        .iter()
+        .map(|pause| Pause::aside(&pause.name))
+        .collect();
+    let is_aside = |said: &String| asides.contains(said);
+    events.retain(|event| !event.delivery.error_message.as_ref().is_some_and(is_aside));
+    let state = match stands_still && are_stuck(&events) {
+        true => State::Broken,
+        false => State::Warning,
     };
     let mut reasons: BTreeMap<String, (usize, String)> = BTreeMap::new();
     for event in &events {
@@ -40,8 +57,14 @@ pub(super) async fn check(store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
     for (reason, (count, first)) in reasons.iter().take(REASONS_NAMED_MAX) {
         let events = super::counted(*count as u64, "event");
         let found = format!("{events} tried again, the oldest {first}: {reason}");
-        let advice = format!("`bento-outbox why {first}` says more of it");
-        findings.add("retrying", State::Warning, found, &advice);
+        let more = format!("`bento-outbox why {first}` says more of it");
+        let advice = match state {
+            State::Broken => {
+                "nothing goes out: mend what the bus says; the events are kept and go out by themselves"
+            }
+            _ => &more,
+        };
+        findings.add("retrying", state, found, advice);
     }
     if reasons.len() > REASONS_NAMED_MAX {
         let found = "and more reasons".to_string();
@@ -49,4 +72,21 @@ pub(super) async fn check(store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
             "`bento-outbox events list --status NEW` has the events, and `why` says it of each";
         findings.add("retrying", State::Note, found, advice);
     }
+}
+
+/// Whether each of the oldest events that are due was refused through no fault of its own, and for long.
+fn are_stuck(events: &[OutboxRecord]) -> bool {
+    let now = Timestamp::now();
+    let due: Vec<_> = events
+        .iter()
+        .filter(|event| event.available_at <= now)
+        .collect();
+    let refused = |event: &&OutboxRecord| {
+        event.delivery.error_message.is_some() && event.delivery.retry_cnt == 0
+    };
+    let waited = due.iter().map(|event| event.created_at.until(now));
+    due.iter().all(refused)
+        && waited
+            .max()
+            .is_some_and(|longest| longest.as_secs() >= STUCK_SECONDS_MIN)
 }

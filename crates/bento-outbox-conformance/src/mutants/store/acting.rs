@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use bento_outbox::{Act, Audited, Pausable, Pause, Result, Status, Tenant, Timestamp};
+use bento_outbox::{
+    Act, Audited, OutboxRecord, Pausable, Pause, Result, Status, Tenant, Timestamp,
+};
 use uuid::Uuid;
 
 use super::Fault::*;
@@ -187,6 +189,13 @@ impl State {
     pub(super) fn is_paused(&self, tenant: &Tenant) -> bool {
         let key = (Pausable::Tenant, tenant.to_string());
         self.pauses.contains_key(&key)
+    }
+
+    pub(super) fn is_aside(&self, record: &OutboxRecord) -> bool {
+        let said = record.delivery.error_message.as_deref();
+        self.pauses.values().any(|pause| {
+            pause.kind == Pausable::Destination && said == Some(Pause::aside(&pause.name).as_str())
+        })
     }
 
     pub(super) fn pauses_a_destination(&self) -> bool {

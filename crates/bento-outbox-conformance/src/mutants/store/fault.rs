@@ -130,6 +130,10 @@ faults! {
     BacklogForgetsTheDead,
     /// What is delayed counts as due.
     BacklogAgesTheDelayed,
+    /// What is paused counts as due.
+    BacklogAgesThePaused,
+    /// What comes after it in its key counts as due.
+    BacklogAgesWhatThePausedHold,
     /// What was claimed and is not settled is read again.
     ClaimsWhatIsInFlight,
     /// What was claimed and is not settled holds its key.
@@ -303,6 +307,8 @@ faults! {
     FindsOnlyUnsent,
     /// Events that failed before are counted as new.
     CountsRetryingAsNew,
+    /// Events that were put aside are counted as retrying.
+    CountsThePausedAsRetrying,
     /// The oldest event may be a sent one.
     AgesTheSent,
     /// The age is that of the newest unsent event.

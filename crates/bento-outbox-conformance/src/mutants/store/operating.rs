@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bento_outbox::{
-    Delivery, HeldKey, OutboxRecord, Pausable, Pause, Status, Tenant, TenantBacklog, TenantStatus,
+    Delivery, HeldKey, OutboxRecord, Pausable, Status, Tenant, TenantBacklog, TenantStatus,
     Timestamp,
 };
 use uuid::Uuid;
@@ -34,8 +34,10 @@ impl MutantStore {
     pub(super) fn counted(&self) -> Vec<TenantStatus> {
         let now = Timestamp::now();
         let mut tenants: BTreeMap<String, TenantStatus> = BTreeMap::new();
-        for row in &self.state().rows {
+        let state = self.state();
+        for row in &state.rows {
             let record = &row.record;
+            let is_aside = state.is_aside(record) && !self.has(CountsThePausedAsRetrying);
             let tenant = tenants.entry(record.tenant.to_string()).or_default();
             let Delivery {
                 status,
@@ -44,6 +46,10 @@ impl MutantStore {
                 ..
             } = record.delivery;
             match status {
+                Status::New if is_aside => {
+                    tenant.new += 1;
+                    tenant.paused_events += 1;
+                }
                 Status::New if retry_at.is_some() && !self.has(CountsRetryingAsNew) => {
                     tenant.retrying += 1;
                 }
@@ -75,7 +81,7 @@ impl MutantStore {
             ..status
         };
         let mut tenants: Vec<TenantStatus> = tenants.into_iter().map(named).collect();
-        for pause in self.state().pauses.values() {
+        for pause in state.pauses.values() {
             let is_there = tenants.iter().any(|it| it.tenant_id == pause.name);
             if pause.kind != Pausable::Tenant || self.has(StatusHidesPauses) {
                 continue;
@@ -104,7 +110,9 @@ impl MutantStore {
     pub(super) fn what_waits(&self) -> Vec<TenantBacklog> {
         let now = Timestamp::now();
         let mut tenants: BTreeMap<String, TenantBacklog> = BTreeMap::new();
-        for row in &self.state().rows {
+        let state = self.state();
+        let mut held = Vec::new();
+        for row in &state.rows {
             let record = &row.record;
             let status = record.delivery.status;
             if status == Status::Sent && !self.has(BacklogCountsTheSent) {
@@ -118,6 +126,17 @@ impl MutantStore {
                 continue;
             }
             tenant.pending += 1;
+            let key = record.ordering_key();
+            let is_behind = key.is_some_and(|key| held.contains(&key));
+            let is_paused = state.is_paused(&record.tenant) || state.is_aside(record);
+            if is_paused {
+                held.extend(key);
+            }
+            if is_paused && !self.has(BacklogAgesThePaused)
+                || is_behind && !self.has(BacklogAgesWhatThePausedHold)
+            {
+                continue;
+            }
             if record.available_at <= now || self.has(BacklogAgesTheDelayed) {
                 let since = match self.fault {
                     Some(BacklogAgesTheDelayed) => record.created_at,
@@ -153,11 +172,7 @@ impl MutantStore {
             let Some((tenant, aggregate)) = self.held_key(record).filter(|_| !hidden) else {
                 continue;
             };
-            let said = record.delivery.error_message.as_deref();
-            let is_aside = state.pauses.values().any(|pause| {
-                pause.kind == Pausable::Destination
-                    && said == Some(Pause::aside(&pause.name).as_str())
-            });
+            let is_aside = state.is_aside(record);
             let paused = (state.is_paused(&record.tenant) && !self.has(HeldKeysHidePausedTenants))
                 || (is_aside && !self.has(HeldKeysHidePausedDestinations));
             let (because, until) = match because {

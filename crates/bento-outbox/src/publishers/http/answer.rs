@@ -62,9 +62,10 @@ impl Answer {
                 let advice = ": redirects are not followed, so write where it leads into the URL";
                 refused(Message, Config, Culprit::Endpoint, advice)
             }
-            // It is asked to come later, which is no one's fault; of a 504 nobody knows whether the
-            // event got through, so that it is sent again like one without an answer.
-            408 | 425 | 429 | 503 | 504 => {
+            // It is asked to come later, which is no one's fault, or there is no room (507); of a 504
+            // nobody knows whether the event got through, so that it is sent again like one without
+            // an answer.
+            408 | 425 | 429 | 503 | 504 | 507 => {
                 let event = Throttled(retry_after(headers, Utc::now()));
                 refused(event, Unreachable, Culprit::Event, "")
             }
@@ -245,12 +246,12 @@ mod tests {
                 Some(Config),
             ),
             (
-                &[500, 502, 507, 520, 599][..],
+                &[500, 502, 508, 520, 599][..],
                 Some(Message),
                 Some(Unreachable),
             ),
             (
-                &[408, 425, 429, 503, 504][..],
+                &[408, 425, 429, 503, 504, 507][..],
                 Some(Throttled(None)),
                 Some(Unreachable),
             ),

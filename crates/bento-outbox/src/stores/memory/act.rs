@@ -127,9 +127,13 @@ impl Rows {
 
     /// Whether a record waits because its tenant or its destination is paused.
     pub(super) fn waits_for_a_pause(&self, record: &OutboxRecord) -> bool {
+        self.is_paused(&record.tenant) || self.is_aside(record)
+    }
+
+    /// Whether a record was put aside for a destination that is paused.
+    pub(super) fn is_aside(&self, record: &OutboxRecord) -> bool {
         let said = record.delivery.error_message.as_deref();
-        self.is_paused(&record.tenant)
-            || said.is_some_and(|said| is_aside_for(said, self.pauses.values()))
+        said.is_some_and(|said| is_aside_for(said, self.pauses.values()))
     }
 }
 

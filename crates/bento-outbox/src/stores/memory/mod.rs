@@ -241,7 +241,8 @@ impl Store for MemoryStore {
     async fn status(&self) -> Result<Vec<TenantStatus>> {
         let now = Timestamp::now();
         let mut tenants = BTreeMap::<String, TenantStatus>::new();
-        for record in &self.rows().records {
+        let rows = self.rows();
+        for record in &rows.records {
             let name = record.tenant.to_string();
             let tenant = tenants.entry(name.clone()).or_insert_with(|| TenantStatus {
                 tenant_id: name,
@@ -249,12 +250,14 @@ impl Store for MemoryStore {
             });
             match record.delivery.status {
                 Status::New => {
-                    let waits = record.delivery.retry_at.is_some();
-                    *(if waits {
+                    let is_aside = rows.is_aside(record);
+                    let failed = record.delivery.error_message.is_some() && !is_aside;
+                    *(if failed && record.delivery.retry_at.is_some() {
                         &mut tenant.retrying
                     } else {
                         &mut tenant.new
                     }) += 1;
+                    tenant.paused_events += u64::from(is_aside);
                     let age = record.created_at.until(now).as_secs_f64();
                     tenant.oldest_new_seconds =
                         Some(tenant.oldest_new_seconds.unwrap_or(0.0).max(age));
@@ -271,7 +274,8 @@ impl Store for MemoryStore {
             }
         }
         let mut tenants = tenants.into_values().collect();
-        TenantStatus::mark_paused(&mut tenants, &self.pauses().await?);
+        let pauses: Vec<Pause> = rows.pauses.values().cloned().collect();
+        TenantStatus::mark_paused(&mut tenants, &pauses);
         Ok(tenants)
     }
 
@@ -279,6 +283,7 @@ impl Store for MemoryStore {
         let now = Timestamp::now();
         let mut tenants = BTreeMap::<&str, TenantBacklog>::new();
         let rows = self.rows();
+        let mut aside = HashSet::new();
         let unsent = rows
             .records
             .iter()
@@ -294,7 +299,14 @@ impl Store for MemoryStore {
                 continue;
             }
             tenant.pending += 1;
-            if record.available_at <= now {
+            // What comes after it in its key waits with it.
+            let key = record.ordering_key();
+            if rows.is_aside(record) {
+                aside.extend(key);
+            }
+            let is_kept =
+                rows.waits_for_a_pause(record) || key.is_some_and(|key| aside.contains(&key));
+            if record.available_at <= now && !is_kept {
                 let age = record.created_at.max(record.available_at).until(now);
                 let oldest = tenant.oldest_due_seconds.unwrap_or(0.0);
                 tenant.oldest_due_seconds = Some(oldest.max(age.as_secs_f64()));

@@ -224,17 +224,23 @@ pub(super) async fn pauses(store: &MySqlStore) -> Result<Vec<Pause>> {
         .collect()
 }
 
+/// What is written about events that are put aside for destinations that are paused.
+pub(super) fn asides(store: &MySqlStore) -> String {
+    let (pauses, [before, after]) = (store.helper("pauses"), ASIDE);
+    format!("select concat('{before}', name, '{after}') from {pauses} where kind = 'destination'")
+}
+
 /// Those are looked at that are not due, so that nothing is woken twice.
 pub(super) async fn wake(store: &MySqlStore, limit: u32) -> Result<u64> {
     let (pauses, [before, after]) = (store.helper("pauses"), ASIDE);
     let wake = format!(
         "update {table} set retry_at = null
          where waiting_at > utc_timestamp(6) and status = 'NEW'
-           and (error_message like '{before}%{after}' and error_message not in (
-                    select concat('{before}', name, '{after}') from {pauses} where kind = 'destination')
+           and (error_message like '{before}%{after}' and error_message not in ({asides})
                 or retry_at = '{put_off}' and tenant_id not in (select name from {pauses} where kind = 'tenant'))
          order by waiting_at limit {limit}",
         table = store.table(),
+        asides = asides(store),
         put_off = put_off_until(),
     );
     let done = store

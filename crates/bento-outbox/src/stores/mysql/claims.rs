@@ -138,7 +138,7 @@ async fn read_ready(
 }
 
 /// The names of the tenants that are paused.
-fn paused(store: &MySqlStore) -> String {
+pub(super) fn paused(store: &MySqlStore) -> String {
     let pauses = store.helper("pauses");
     format!("select name from {pauses} where kind = 'tenant'")
 }

@@ -8,10 +8,10 @@ use sqlx::mysql::MySqlRow;
 use uuid::Uuid;
 
 use super::super::sql::error;
+use super::claims::paused;
 use super::rows::{COLUMNS, get, literals, micros, record, time, uuid};
 use super::{MySqlStore, act};
 use crate::error::Result;
-use crate::pause::ASIDE;
 use crate::record::OutboxRecord;
 use crate::store::{HeldKey, TenantBacklog, TenantStatus};
 
@@ -33,15 +33,18 @@ pub(super) async fn find(store: &MySqlStore, ids: &[Uuid]) -> Result<Vec<OutboxR
 pub(super) async fn status(store: &MySqlStore) -> Result<Vec<TenantStatus>> {
     let rows = sqlx::query(AssertSqlSafe(format!(
         "select tenant_id,
-                count(case when status = 'NEW' and retry_at is null then 1 end) as new,
-                count(case when status = 'NEW' and retry_at is not null then 1 end) as retrying,
+                count(case when status = 'NEW' then 1 end) as unsent,
+                count(case when status = 'NEW' and retry_at is not null and error_message not in ({asides})
+                           then 1 end) as retrying,
+                count(case when status = 'NEW' and error_message in ({asides}) then 1 end) as aside,
                 count(case when status = 'SENT' then 1 end) as sent,
                 count(case when status = 'ERR' then 1 end) as dead,
                 timestampdiff(microsecond, min(case when status = 'NEW' then created_at end), utc_timestamp(6))
                     as oldest,
                 count(case when sent_at > utc_timestamp(6) - interval 1 minute then 1 end) as minute
-         from {} group by tenant_id order by tenant_id",
-        store.table()
+         from {table} group by tenant_id order by tenant_id",
+        table = store.table(),
+        asides = act::asides(store),
     )))
     .fetch_all(&store.pool)
     .await
@@ -52,8 +55,9 @@ pub(super) async fn status(store: &MySqlStore) -> Result<Vec<TenantStatus>> {
         let oldest: Option<i64> = get(row, "oldest")?;
         Ok(TenantStatus {
             tenant_id: get(row, "tenant_id")?,
-            new: count(row, "new")?,
+            new: count(row, "unsent")?.saturating_sub(count(row, "retrying")?),
             retrying: count(row, "retrying")?,
+            paused_events: count(row, "aside")?,
             sent: count(row, "sent")?,
             dead: count(row, "dead")?,
             oldest_new_seconds: oldest.map(|micros| micros.max(0) as f64 / 1e6),
@@ -71,7 +75,8 @@ pub(super) async fn status(store: &MySqlStore) -> Result<Vec<TenantStatus>> {
 pub(super) async fn backlog(store: &MySqlStore) -> Result<Vec<TenantBacklog>> {
     let of = |index: &str, condition: &str| {
         format!(
-            "select tenant_id, dead, created_at, available_at from {} force index ({}) where {condition}",
+            "select tenant_id, dead, created_at, available_at, ordering_key, seq
+             from {} force index ({}) where {condition}",
             store.table(),
             store.index(index),
         )
@@ -80,11 +85,20 @@ pub(super) async fn backlog(store: &MySqlStore) -> Result<Vec<TenantBacklog>> {
         "select tenant_id, count(case when dead is null then 1 end) as pending, count(dead) as dead,
                 timestampdiff(microsecond,
                     min(case when dead is null and available_at <= utc_timestamp(6)
+                                  and aside.seq is null and tenant_id not in ({paused})
                              then greatest(created_at, available_at) end), utc_timestamp(6)) as oldest
-         from ({} union all {} union all {}) unsent group by tenant_id order by tenant_id",
-        of("ready", "ready_tenant is not null"),
-        of("waiting", "waiting_at is not null"),
-        of("dead", "dead = 1"),
+         from ({ready} union all {waiting} union all {dead}) unsent left join (
+             select ordering_key, min(seq) as seq from {table} force index ({index})
+             where waiting_at is not null and error_message in ({asides})
+             group by ordering_key) aside on aside.ordering_key = unsent.ordering_key and aside.seq <= unsent.seq
+         group by tenant_id order by tenant_id",
+        ready = of("ready", "ready_tenant is not null"),
+        waiting = of("waiting", "waiting_at is not null"),
+        dead = of("dead", "dead = 1"),
+        table = store.table(),
+        index = store.index("waiting"),
+        paused = paused(store),
+        asides = act::asides(store),
     );
     let rows = store.select("counting what waits", &counted).await?;
     rows.iter()
@@ -102,14 +116,12 @@ pub(super) async fn backlog(store: &MySqlStore) -> Result<Vec<TenantBacklog>> {
 }
 
 pub(super) async fn held_keys(store: &MySqlStore, limit: u32) -> Result<Vec<HeldKey>> {
-    let (table, pauses, [before, after]) = (store.table(), store.helper("pauses"), ASIDE);
+    let table = store.table();
     let rows = sqlx::query(AssertSqlSafe(format!(
         "select o.tenant_id, o.aggregate_type, o.aggregate_id, o.id,
                 case when o.status = 'ERR' then 'dead'
-                     when o.tenant_id in (select name from {pauses} where kind = 'tenant') then 'paused'
-                     when o.retry_at > utc_timestamp(6) and o.error_message in (
-                         select concat('{before}', name, '{after}') from {pauses} where kind = 'destination')
-                     then 'paused'
+                     when o.tenant_id in ({paused}) then 'paused'
+                     when o.retry_at > utc_timestamp(6) and o.error_message in ({asides}) then 'paused'
                      when o.retry_at > utc_timestamp(6) then 'retrying'
                      else 'delayed' end as because,
                 o.waiting_at as until,
@@ -117,7 +129,9 @@ pub(super) async fn held_keys(store: &MySqlStore, limit: u32) -> Result<Vec<Held
                  where p.unsent_key = o.unsent_key and p.seq > o.seq and p.dead is null) as waiting
          from {table} o
          where o.holding_key is not null and (o.dead = 1 or o.waiting_at > utc_timestamp(6))
-         having waiting > 0 order by o.seq limit ?"
+         having waiting > 0 order by o.seq limit ?",
+        paused = paused(store),
+        asides = act::asides(store),
     )))
     .bind(limit)
     .fetch_all(&store.pool)

@@ -137,6 +137,15 @@ pub(super) async fn pauses(store: &PostgresStore) -> Result<Vec<Pause>> {
         .collect()
 }
 
+/// What is written about events that are put aside for destinations that are paused. An array is read
+/// once a statement.
+pub(super) fn asides(store: &PostgresStore) -> String {
+    let (pauses, [before, after]) = (store.helper("pauses"), ASIDE);
+    format!(
+        "array(select '{before}' || name || '{after}' from {pauses} where kind = 'destination')"
+    )
+}
+
 /// Those are looked at that are not due, so that nothing is woken twice.
 pub(super) async fn wake(store: &PostgresStore, limit: u32) -> Result<u64> {
     let (table, pauses, [before, after]) = (store.table(), store.helper("pauses"), ASIDE);
@@ -144,11 +153,11 @@ pub(super) async fn wake(store: &PostgresStore, limit: u32) -> Result<u64> {
         "update {table} set retry_at = null where status = 'NEW' and id = any(array(
              select o.id from {table} o
              where {WAITING} and {DUE_AT} > statement_timestamp()
-               and (o.error_message like '{before}%{after}' and o.error_message <> all(array(
-                        select '{before}' || name || '{after}' from {pauses} where kind = 'destination'))
+               and (o.error_message like '{before}%{after}' and o.error_message <> all({asides})
                     or o.retry_at = '{PUT_OFF}' and o.tenant_id <> all(array(
                         select name from {pauses} where kind = 'tenant')))
-             order by {DUE_AT} limit $1 for update skip locked))"
+             order by {DUE_AT} limit $1 for update skip locked))",
+        asides = asides(store),
     )))
     .bind(i64::from(limit))
     .execute(&store.pool)

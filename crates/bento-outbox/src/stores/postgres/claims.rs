@@ -34,7 +34,7 @@ const SETTLED_MAX: usize = 500;
 const BORN: &str = "o.owner is not null and o.lease_until > statement_timestamp()";
 
 /// The tenants that are paused. An array is read once a statement, and is a filter.
-fn paused(store: &PostgresStore) -> String {
+pub(super) fn paused(store: &PostgresStore) -> String {
     let pauses = store.helper("pauses");
     format!("all(array(select name from {pauses} where kind = 'tenant'))")
 }

@@ -8,11 +8,11 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::super::sql::error;
+use super::claims::paused;
 use super::rows::{COLUMNS, get, record};
 use super::{PostgresStore, act};
 use crate::error::Result;
 use crate::inspection::{Inspection, LiveRelay};
-use crate::pause::ASIDE;
 use crate::record::OutboxRecord;
 use crate::store::{HeldKey, TenantBacklog, TenantStatus};
 use crate::timestamp::Timestamp;
@@ -120,15 +120,18 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
 pub(super) async fn status(store: &PostgresStore) -> Result<Vec<TenantStatus>> {
     let rows = sqlx::query(AssertSqlSafe(format!(
         "select tenant_id,
-                count(*) filter (where status = 'NEW' and retry_at is null) as new,
-                count(*) filter (where status = 'NEW' and retry_at is not null) as retrying,
+                count(*) filter (where status = 'NEW') as unsent,
+                count(*) filter (where status = 'NEW' and retry_at is not null
+                                   and error_message <> all({asides})) as retrying,
+                count(*) filter (where status = 'NEW' and error_message = any({asides})) as aside,
                 count(*) filter (where status = 'SENT') as sent,
                 count(*) filter (where status = 'ERR') as dead,
                 extract(epoch from clock_timestamp() - min(created_at) filter (where status = 'NEW'))::float8
                     as oldest,
                 count(*) filter (where sent_at > clock_timestamp() - interval '1 minute') / 60.0::float8 as rate
-         from {} group by tenant_id order by tenant_id collate \"C\"",
-        store.table()
+         from {table} group by tenant_id order by tenant_id collate \"C\"",
+        table = store.table(),
+        asides = act::asides(store),
     )))
     .fetch_all(&store.pool)
     .await
@@ -138,8 +141,9 @@ pub(super) async fn status(store: &PostgresStore) -> Result<Vec<TenantStatus>> {
     let tenants = rows.iter().map(|row| {
         Ok(TenantStatus {
             tenant_id: get(row, "tenant_id")?,
-            new: count(row, "new")?,
+            new: count(row, "unsent")?.saturating_sub(count(row, "retrying")?),
             retrying: count(row, "retrying")?,
+            paused_events: count(row, "aside")?,
             sent: count(row, "sent")?,
             dead: count(row, "dead")?,
             oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
@@ -154,11 +158,18 @@ pub(super) async fn status(store: &PostgresStore) -> Result<Vec<TenantStatus>> {
 
 pub(super) async fn backlog(store: &PostgresStore) -> Result<Vec<TenantBacklog>> {
     let rows: Vec<(String, i64, i64, Option<f64>)> = sqlx::query_as(AssertSqlSafe(format!(
-        "select tenant_id, count(*) filter (where status = 'NEW'), count(*) filter (where status = 'ERR'),
-                extract(epoch from clock_timestamp() - min(greatest(created_at, available_at))
-                    filter (where status = 'NEW' and available_at <= clock_timestamp()))::float8
-         from {} where status <> 'SENT' group by tenant_id order by tenant_id collate \"C\"",
-        store.table()
+        "select o.tenant_id, count(*) filter (where o.status = 'NEW'), count(*) filter (where o.status = 'ERR'),
+                extract(epoch from clock_timestamp() - min(greatest(o.created_at, o.available_at))
+                    filter (where o.status = 'NEW' and o.available_at <= clock_timestamp()
+                              and aside.seq is null and o.tenant_id <> {paused}))::float8
+         from {table} o left join (
+             select ordering_key, min(seq) as seq from {table}
+             where status = 'NEW' and error_message is not null and error_message = any({asides})
+             group by ordering_key) aside on aside.ordering_key = o.ordering_key and aside.seq <= o.seq
+         where o.status <> 'SENT' group by o.tenant_id order by o.tenant_id collate \"C\"",
+        table = store.table(),
+        paused = paused(store),
+        asides = act::asides(store),
     )))
     .fetch_all(&store.pool)
     .await
@@ -176,13 +187,12 @@ pub(super) async fn backlog(store: &PostgresStore) -> Result<Vec<TenantBacklog>>
 }
 
 pub(super) async fn held_keys(store: &PostgresStore, limit: u32) -> Result<Vec<HeldKey>> {
-    let (table, pauses, [before, after]) = (store.table(), store.helper("pauses"), ASIDE);
+    let table = store.table();
     let rows = sqlx::query(AssertSqlSafe(format!(
         "select o.tenant_id, o.aggregate_type, o.aggregate_id, o.id,
                 case when o.status = 'ERR' then 'dead'
-                     when o.tenant_id = any(array(select name from {pauses} where kind = 'tenant')) then 'paused'
-                     when o.retry_at > statement_timestamp() and o.error_message = any(array(
-                         select '{before}' || name || '{after}' from {pauses} where kind = 'destination')) then 'paused'
+                     when not o.tenant_id <> {paused} then 'paused'
+                     when o.retry_at > statement_timestamp() and o.error_message = any({asides}) then 'paused'
                      when o.retry_at > statement_timestamp() then 'retrying'
                      else 'delayed' end as because,
                 greatest(o.retry_at, o.available_at) as until, behind.waiting
@@ -192,7 +202,9 @@ pub(super) async fn held_keys(store: &PostgresStore, limit: u32) -> Result<Vec<H
          where o.aggregate_id is not null and behind.waiting > 0
            and (o.status = 'ERR' or o.status = 'NEW' and (o.retry_at > statement_timestamp()
                                                        or o.available_at > statement_timestamp()))
-         order by o.seq limit $1"
+         order by o.seq limit $1",
+        paused = paused(store),
+        asides = act::asides(store),
     )))
     .bind(i64::from(limit))
     .fetch_all(&store.pool)

@@ -135,6 +135,12 @@ pub(super) async fn pauses(store: &SqliteStore) -> Result<Vec<Pause>> {
         .collect()
 }
 
+/// What is written about events that are put aside for destinations that are paused.
+pub(super) fn asides(store: &SqliteStore) -> String {
+    let (pauses, [before, after]) = (store.helper("pauses"), ASIDE);
+    format!("select '{before}' || name || '{after}' from {pauses} where kind = 'destination'")
+}
+
 /// Those are looked at that are not due, so that nothing is woken twice.
 pub(super) async fn wake(store: &SqliteStore, limit: u32) -> Result<u64> {
     let (table, pauses, [before, after]) = (store.table(), store.helper("pauses"), ASIDE);
@@ -142,11 +148,11 @@ pub(super) async fn wake(store: &SqliteStore, limit: u32) -> Result<u64> {
         "update {table} set retry_at = null where seq in (
              select o.seq from {table} o
              where {WAITING} and {DUE_AT} > julianday('now')
-               and (o.error_message like '{before}%{after}' and o.error_message not in (
-                        select '{before}' || name || '{after}' from {pauses} where kind = 'destination')
+               and (o.error_message like '{before}%{after}' and o.error_message not in ({asides})
                     or o.retry_at = '{PUT_OFF}' and o.tenant_id not in (
                         select name from {pauses} where kind = 'tenant'))
-             order by {DUE_AT} limit ?1)"
+             order by {DUE_AT} limit ?1)",
+        asides = asides(store),
     )))
     .bind(i64::from(limit))
     .execute(&store.pool)

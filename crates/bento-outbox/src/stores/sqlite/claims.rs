@@ -61,7 +61,7 @@ fn nothing_holds_waiting(table: &str) -> String {
 const OURS: &str = "(?6 is null or o.tenant_id in (select value from json_each(?6)))";
 
 /// Whether a tenant is paused.
-fn paused(store: &SqliteStore) -> String {
+pub(super) fn paused(store: &SqliteStore) -> String {
     let pauses = store.helper("pauses");
     format!("in (select name from {pauses} where kind = 'tenant')")
 }

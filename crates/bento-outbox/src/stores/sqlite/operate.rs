@@ -7,11 +7,11 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::super::sql::error;
+use super::claims::paused;
 use super::rows::{COLUMNS, get, json, record, time};
 use super::{NOW, SqliteStore, act};
 use crate::error::Result;
 use crate::inspection::{Inspection, LiveRelay};
-use crate::pause::ASIDE;
 use crate::record::OutboxRecord;
 use crate::store::{HeldKey, TenantBacklog, TenantStatus};
 
@@ -89,14 +89,17 @@ pub(super) async fn inspect(store: &SqliteStore) -> Result<Inspection> {
 pub(super) async fn status(store: &SqliteStore) -> Result<Vec<TenantStatus>> {
     let rows = sqlx::query(AssertSqlSafe(format!(
         "select tenant_id,
-                count(*) filter (where status = 'NEW' and retry_at is null) as new,
-                count(*) filter (where status = 'NEW' and retry_at is not null) as retrying,
+                count(*) filter (where status = 'NEW') as unsent,
+                count(*) filter (where status = 'NEW' and retry_at is not null
+                                   and error_message not in ({asides})) as retrying,
+                count(*) filter (where status = 'NEW' and error_message in ({asides})) as aside,
                 count(*) filter (where status = 'SENT') as sent,
                 count(*) filter (where status = 'ERR') as dead,
                 (julianday('now') - min(julianday(created_at)) filter (where status = 'NEW')) * 86400.0 as oldest,
                 count(*) filter (where sent_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 minute')) / 60.0 as rate
-         from {} group by tenant_id order by tenant_id",
-        store.table()
+         from {table} group by tenant_id order by tenant_id",
+        table = store.table(),
+        asides = act::asides(store),
     )))
     .fetch_all(&store.pool)
     .await
@@ -104,8 +107,9 @@ pub(super) async fn status(store: &SqliteStore) -> Result<Vec<TenantStatus>> {
     let tenants = rows.iter().map(|row| {
         Ok(TenantStatus {
             tenant_id: get(row, "tenant_id")?,
-            new: count(row, "new")?,
+            new: count(row, "unsent")?.saturating_sub(count(row, "retrying")?),
             retrying: count(row, "retrying")?,
+            paused_events: count(row, "aside")?,
             sent: count(row, "sent")?,
             dead: count(row, "dead")?,
             oldest_new_seconds: get::<Option<f64>>(row, "oldest")?.map(|age| age.max(0.0)),
@@ -124,12 +128,19 @@ fn count(row: &SqliteRow, column: &str) -> Result<u64> {
 
 pub(super) async fn backlog(store: &SqliteStore) -> Result<Vec<TenantBacklog>> {
     let rows: Vec<(String, i64, i64, Option<f64>)> = sqlx::query_as(AssertSqlSafe(format!(
-        "select tenant_id, sum(status = 'NEW'), sum(status = 'ERR'),
+        "select o.tenant_id, sum(o.status = 'NEW'), sum(o.status = 'ERR'),
                 86400.0 * (julianday('now') - min(case
-                    when status = 'NEW' and julianday(available_at) <= julianday('now')
-                    then max(julianday(created_at), julianday(available_at)) end))
-         from {} where status <> 'SENT' group by tenant_id order by tenant_id",
-        store.table()
+                    when o.status = 'NEW' and julianday(o.available_at) <= julianday('now')
+                         and aside.seq is null and not o.tenant_id {paused}
+                    then max(julianday(o.created_at), julianday(o.available_at)) end))
+         from {table} o left join (
+             select ordering_key, min(seq) as seq from {table}
+             where status = 'NEW' and error_message is not null and error_message in ({asides})
+             group by ordering_key) aside on aside.ordering_key = o.ordering_key and aside.seq <= o.seq
+         where o.status <> 'SENT' group by o.tenant_id order by o.tenant_id",
+        table = store.table(),
+        paused = paused(store),
+        asides = act::asides(store),
     )))
     .fetch_all(&store.pool)
     .await
@@ -147,15 +158,13 @@ pub(super) async fn backlog(store: &SqliteStore) -> Result<Vec<TenantBacklog>> {
 }
 
 pub(super) async fn held_keys(store: &SqliteStore, limit: u32) -> Result<Vec<HeldKey>> {
-    let (table, pauses, [before, after]) = (store.table(), store.helper("pauses"), ASIDE);
+    let table = store.table();
     let rows = sqlx::query(AssertSqlSafe(format!(
         "select * from (
              select o.seq, o.tenant_id, o.aggregate_type, o.aggregate_id, o.id,
                     case when o.status = 'ERR' then 'dead'
-                         when o.tenant_id in (select name from {pauses} where kind = 'tenant') then 'paused'
-                         when o.retry_at > {NOW} and o.error_message in (
-                             select '{before}' || name || '{after}' from {pauses} where kind = 'destination')
-                         then 'paused'
+                         when o.tenant_id {paused} then 'paused'
+                         when o.retry_at > {NOW} and o.error_message in ({asides}) then 'paused'
                          when o.retry_at > {NOW} then 'retrying'
                          else 'delayed' end as because,
                     case when o.retry_at > {NOW} then o.retry_at else o.available_at end as until,
@@ -165,7 +174,9 @@ pub(super) async fn held_keys(store: &SqliteStore, limit: u32) -> Result<Vec<Hel
              where o.aggregate_id is not null
                and (o.status = 'ERR' or o.status = 'NEW' and (o.retry_at > {NOW}
                                                or julianday(o.available_at) > julianday('now'))))
-         where waiting > 0 order by seq limit ?1"
+         where waiting > 0 order by seq limit ?1",
+        paused = paused(store),
+        asides = act::asides(store),
     )))
     .bind(i64::from(limit))
     .fetch_all(&store.pool)
