@@ -11,6 +11,7 @@ mod bench;
 mod checkup;
 mod dead;
 mod demo;
+mod incident;
 mod operate;
 mod pausing;
 mod place;

@@ -65,8 +65,8 @@ const NEEDS: &[Need] = &[
         home: "https://pip.pypa.io/en/stable/installation/",
     },
     Need {
-        name: "promtool (for the alert rules and the metrics)",
-        programs: &["promtool"],
+        name: "Prometheus (for the alert rules and the metrics)",
+        programs: &["promtool", "prometheus"],
         folders: &[],
         apt: &["prometheus"],
         dnf: &["golang-github-prometheus"],

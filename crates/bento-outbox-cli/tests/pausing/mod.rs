@@ -165,7 +165,7 @@ fn a_paused_destination_stays_so_through_kills_and_goes_on_within_seconds() {
     unknown.failed(2, "these settings have file:main.jsonl, file:audit.jsonl");
 
     let log = place.path().join("relay.log");
-    let relay = Relay::logging(&place, &["run"], &log);
+    let relay = Relay::logging(&place, &["run"], &[], &log);
     place
         .append(line("acme", "audit.a", "1") + &line("acme", "b", "1"))
         .succeeded();
@@ -184,7 +184,7 @@ fn a_paused_destination_stays_so_through_kills_and_goes_on_within_seconds() {
     place.append(lines).succeeded();
     eventually(|| place.lines("main.jsonl") == 2);
     relay.told("-KILL");
-    let relay = Relay::logging(&place, &["run"], &log);
+    let relay = Relay::logging(&place, &["run"], &[], &log);
     place.append(line("acme", "b", "3")).succeeded();
     eventually(|| place.lines("main.jsonl") == 3);
     assert_eq!(place.lines("audit.jsonl"), 1);

@@ -209,9 +209,16 @@ impl Relay {
     }
 
     /// One whose log is read while it runs.
-    pub(crate) fn logging(place: &Place, arguments: &[&str], log: &Path) -> Self {
+    pub(crate) fn logging(
+        place: &Place,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        log: &Path,
+    ) -> Self {
         let mut command = place.command(arguments);
-        command.stderr(File::create(log).unwrap());
+        command
+            .envs(variables.iter().copied())
+            .stderr(File::create(log).unwrap());
         Self(Some(command.spawn().unwrap()))
     }
 

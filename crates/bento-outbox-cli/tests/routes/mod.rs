@@ -91,7 +91,7 @@ fn a_relay_goes_on_without_a_bus_that_is_away_and_finds_it_again() {
         .append(events(&["audit.in", "order.placed", "audit.out"]))
         .succeeded();
     let log = place.path().join("log");
-    let relay = Relay::logging(&place, &["run"], &log);
+    let relay = Relay::logging(&place, &["run"], &[], &log);
     eventually(|| place.lines("main.jsonl") == 1);
     place
         .append(events(&["order.placed", "order.paid"]))

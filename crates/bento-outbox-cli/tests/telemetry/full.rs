@@ -106,7 +106,7 @@ fn a_webhook_that_refuses_everything_is_asked_a_few_times() {
 fn what_cannot_go_out_is_told_of_once_and_at_once() {
     let place = Place::migrated();
     let log = place.path().join("log");
-    let relay = Relay::logging(&place, &["run", "--bus-url", "file:bus.jsonl"], &log);
+    let relay = Relay::logging(&place, &["run", "--bus-url", "file:bus.jsonl"], &[], &log);
     place.append(events(1)).succeeded();
     eventually(|| place.lines("bus.jsonl") == 1);
     // What no version can decrypt waits like what no stream takes.

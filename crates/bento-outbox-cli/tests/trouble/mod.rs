@@ -87,7 +87,7 @@ fn a_bus_that_is_away_is_told_of_once() {
         let place = Place::migrated();
         place.append(event(1).repeat(events)).succeeded();
         let log = place.path().join("log");
-        let relay = Relay::logging(&place, &["run", "--bus-url", "file:no/such/bus"], &log);
+        let relay = Relay::logging(&place, &["run", "--bus-url", "file:no/such/bus"], &[], &log);
         let warnings = || fs::read_to_string(&log).unwrap().matches(" WARN ").count();
         eventually(|| warnings() > 0);
         relay.told("-TERM").succeeded();
