@@ -121,7 +121,8 @@ impl EventRegistry {
 
     /// The concrete event that was recorded, at the newest version of its type.
     ///
-    /// Takes an [`OutboxRecord`], an [`Event`], or `(type, version, payload)` from wherever else.
+    /// Takes an [`OutboxRecord`], an [`Event`], a [`Message`](crate::Message) of a bus, or
+    /// `(type, version, payload)` from wherever else.
     /// To tell the types apart:
     ///
     /// ```
