@@ -36,7 +36,8 @@ pub use event_type::{EventType, SchemaValidator};
 ///
 /// let registry = EventRegistry::new([
 ///     EventType::of::<OrderPlaced>().upcast_json(1, |mut json| {
-///         json["currency"] = "EUR".into(); // what version 1 meant and did not say
+///         let fields = json.as_object_mut().ok_or("it is no object")?;
+///         fields.insert("currency".into(), "EUR".into()); // what version 1 meant and did not say
 ///         Ok(json)
 ///     }),
 /// ])?;
