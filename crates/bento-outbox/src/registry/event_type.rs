@@ -135,8 +135,9 @@ impl EventType {
         self
     }
 
-    /// The oldest version that may still be somewhere, so that older ones need no upcaster. Defaults
-    /// to 1.
+    /// The oldest version that may still be somewhere, so that older ones need no upcaster: they are
+    /// retired, and one that comes after all is a [`RetiredVersion`](ErrorKind::RetiredVersion).
+    /// Defaults to 1.
     #[must_use]
     pub fn oldest_version(self, version: u32) -> Self {
         Self {
@@ -283,19 +284,26 @@ impl EventType {
         Ok(())
     }
 
-    /// Whether a version is read.
-    pub(super) fn reads(&self, version: u32) -> Result<(), String> {
-        let newest = self.version;
-        if version > newest {
-            return Err(format!(
-                "this program knows versions up to {newest} and turns no newer one back; update the program"
-            ));
+    /// Whether a version is read, and otherwise why not.
+    pub(super) fn reads(&self, version: u32) -> Result<(), (ErrorKind, String)> {
+        let (oldest, newest) = (self.oldest_version, self.version);
+        if version == 0 {
+            let what =
+                format!("versions begin with 1, and this program reads {oldest} to {newest}");
+            return Err((ErrorKind::UnknownVersion, what));
         }
-        if version < self.oldest_version {
-            let oldest = self.oldest_version;
-            return Err(format!(
-                "this program knows versions from {oldest} to {newest}"
-            ));
+        if version > newest {
+            let what = format!(
+                "this program knows versions up to {newest} and turns no newer one back; update the program"
+            );
+            return Err((ErrorKind::UnknownVersion, what));
+        }
+        if version < oldest {
+            let what = format!(
+                "this program reads versions {oldest} to {newest} and no older ones; to have it read, register \
+                 the upcasters from version {version} on, with oldest_version({version})"
+            );
+            return Err((ErrorKind::RetiredVersion, what));
         }
         Ok(())
     }

@@ -131,6 +131,20 @@ fn what_is_not_known_is_said() {
         ErrorKind::UnknownVersion
     );
 
+    let retiring = EventType::of::<Placed>().oldest_version(3);
+    let retiring = EventRegistry::new([retiring]).unwrap();
+    let error = retiring
+        .decode(encoded("order.placed", 2, r#"{"cents":1}"#))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RetiredVersion);
+    assert!(
+        error.to_string().contains("versions 3 to 3")
+            && error.to_string().contains("oldest_version(2)"),
+        "{error}"
+    );
+    let error = retiring.decode(encoded("order.placed", 0, "{}"));
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::UnknownVersion);
+
     let event = Event {
         key_id: Some("k1".into()),
         ..Event::of(&Shipped).unwrap()
