@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use clap::{Arg, Args, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -20,13 +21,16 @@ pub(crate) const DEFAULT_FILE: &str = "outbox.toml";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What the command line says about settings.
-#[derive(Debug, Default)]
+#[derive(Args, Debug, Default)]
 pub(crate) struct Flags {
-    /// `--config`.
+    /// Settings file [default: outbox.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// `--database-url`.
+    /// Database, as sqlite://outbox.db, postgres://user@host/name or mysql://user@host/name
+    #[arg(long, global = true, value_name = "URL")]
     pub(crate) database_url: Option<String>,
-    /// `--bus-url`.
+    /// Bus, as stdout:, file:events.jsonl, nats://host:4222 or https://host/path
+    #[arg(long, global = true, value_name = "URL")]
     pub(crate) bus_url: Option<String>,
 }
 
@@ -82,6 +86,13 @@ impl Given {
 }
 
 impl Flags {
+    /// The flags, taken and not shown: for a command that has no use for settings.
+    pub(crate) fn hidden() -> impl Iterator<Item = Arg> {
+        let flags = Self::augment_args(Command::default());
+        let flags: Vec<Arg> = flags.get_arguments().cloned().collect();
+        flags.into_iter().map(|flag| flag.hide(true))
+    }
+
     /// The values on the command line.
     pub(crate) fn given(&self) -> Vec<Given> {
         let flag = |name, flag, text: &Option<String>| {
