@@ -49,6 +49,10 @@ pub enum ErrorKind {
     /// message that is no CloudEvent; or the answer of a command that is not what this program takes
     /// it for.
     Undecodable,
+    /// The answer of a command that is larger than
+    /// [`ANSWER_BYTES_MAX`](crate::ANSWER_BYTES_MAX). Nothing was done: keep what is large elsewhere,
+    /// and answer where it is.
+    AnswerTooLarge,
     /// A setting outside its range, or settings that contradict each other.
     InvalidSetting,
     /// The tables are missing, or of an older or newer version than this library.
