@@ -58,6 +58,9 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+/// What comes last in every help: the options of the command itself are what is looked for.
+const GLOBAL: &str = "Options of every command";
+
 #[derive(Subcommand)]
 enum Command {
     #[cfg(feature = "sqlite")]
@@ -187,6 +190,17 @@ mod tests {
         {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Example"), "{help}");
+            let options: Vec<&str> = help
+                .lines()
+                .filter(|line| {
+                    line.contains("ptions") && line.ends_with(':') && !line.starts_with(' ')
+                })
+                .collect();
+            let has_settings = command
+                .get_arguments()
+                .any(|flag| flag.get_id().as_str() == "database_url" && !flag.is_hide_set());
+            let last = if has_settings { GLOBAL } else { "Options" };
+            assert_eq!(options.last(), Some(&&*format!("{last}:")), "{help}");
             every_help_below_has_an_example(command);
         }
     }

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::routes::{self, Route};
 use super::table::{SETTINGS, Setting};
+use crate::GLOBAL;
 use crate::failure::{Failure, Result};
 
 /// The settings file that is read when none is named.
@@ -24,13 +25,13 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Args, Debug, Default)]
 pub(crate) struct Flags {
     /// Settings file [default: outbox.toml, if it is there]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Database, as sqlite://outbox.db, postgres://user@host/name or mysql://user@host/name
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL")]
     pub(crate) database_url: Option<String>,
     /// Bus, as stdout:, file:events.jsonl, nats://host:4222 or https://host/path
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL")]
     pub(crate) bus_url: Option<String>,
 }
 
