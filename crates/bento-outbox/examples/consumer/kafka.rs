@@ -2,6 +2,7 @@
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message as _};
 
 use super::{Answer, Bills, CONSUMER, PAUSE, Problem, TAKE_OVER, TYPE};
@@ -18,7 +19,15 @@ pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
         .create()?;
     consumer.subscribe(&[TYPE])?;
     loop {
-        let delivered = consumer.recv().await?;
+        let delivered = match consumer.recv().await {
+            Ok(delivered) => delivered,
+            // The client connects again by itself, as the same member of the group.
+            Err(KafkaError::MessageConsumption(problem)) => {
+                eprintln!("the bus is away: {problem}");
+                continue;
+            }
+            Err(problem) => return Err(problem.into()),
+        };
         let body = delivered.payload().unwrap_or_default();
         let headers = || {
             let headers = delivered.headers().into_iter();
