@@ -24,7 +24,6 @@ mod systemd;
 mod terminal;
 mod traces;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -53,15 +52,8 @@ use crate::settings::{Flags, Settings};
 
 Exit codes: 0 done, 1 failed, 2 wrong use or settings, 3 done but something needs a person.")]
 pub(crate) struct Cli {
-    /// Settings file [default: outbox.toml, if it is there]
-    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Database, as sqlite://outbox.db, postgres://user@host/name or mysql://user@host/name
-    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL")]
-    database_url: Option<String>,
-    /// Bus, as stdout:, file:events.jsonl, nats://host:4222 or https://host/path
-    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL")]
-    bus_url: Option<String>,
+    #[command(flatten)]
+    flags: Flags,
     #[command(subcommand)]
     command: Command,
 }
@@ -109,11 +101,7 @@ fn main() -> ExitCode {
 }
 
 fn executed(cli: Cli) -> Result<ExitCode> {
-    let flags = Flags {
-        config: cli.config,
-        database_url: cli.database_url,
-        bus_url: cli.bus_url,
-    };
+    let flags = cli.flags;
     let settings = || Settings::load(&flags);
     match cli.command {
         #[cfg(feature = "sqlite")]
@@ -210,8 +198,11 @@ mod tests {
                     line.contains("ptions") && line.ends_with(':') && !line.starts_with(' ')
                 })
                 .collect();
-            let last = format!("{GLOBAL}:");
-            assert_eq!(options.last(), Some(&last.as_str()), "{help}");
+            let has_settings = command
+                .get_arguments()
+                .any(|flag| flag.get_id().as_str() == "database_url" && !flag.is_hide_set());
+            let last = if has_settings { GLOBAL } else { "Options" };
+            assert_eq!(options.last(), Some(&&*format!("{last}:")), "{help}");
             every_help_below_has_an_example(command);
         }
     }

@@ -108,7 +108,7 @@ impl Faults for Redis {
 
 /// What a server answers, read by hand: another client than the library's.
 #[derive(Clone, Debug, PartialEq)]
-enum Reply {
+pub(crate) enum Reply {
     Text(String),
     Refusal(String),
     Number(i64),
@@ -118,7 +118,7 @@ enum Reply {
 }
 
 /// Sends a command on a connection of its own.
-fn ask(server: &RedisServer, words: &[&str]) -> Reply {
+pub(crate) fn ask(server: &RedisServer, words: &[&str]) -> Reply {
     let mut connection = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
     write!(connection, "*{}\r\n", words.len()).unwrap();
     for word in words {

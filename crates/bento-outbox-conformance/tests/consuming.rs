@@ -1,5 +1,6 @@
 //! Two processes of the example `consumer` compete for the messages of one bus while they are ended by
-//! `kill -9`, so that the bus delivers again: each order is billed once, by a plain SQL count.
+//! `kill -9`, so that the bus delivers again: each order is billed once, by a plain SQL count. What
+//! cannot be read is kept in a table, and nothing else waits for it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -24,12 +25,24 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use url::Url;
 
-use crate::bus_kafka;
+use crate::{bus_kafka, bus_redis};
 
 /// How many orders are placed, and how many at once, how often.
 const ORDERS: u32 = 900;
 const AT_ONCE: u32 = 30;
 const EVERY: Duration = Duration::from_millis(150);
+
+/// What no consumer can read, by version and body: of a version to come, without a field, with one too
+/// many, and no JSON.
+const UNREADABLE: [(u32, &str); 4] = [
+    (2, r#"{"order_id":"x","total_cents":1}"#),
+    (1, r#"{"order_id":"x"}"#),
+    (1, r#"{"order_id":"x","total_cents":1,"tip":1}"#),
+    (1, "an order"),
+];
+
+/// A message that is no event at all.
+const FOREIGN: &str = "not of the outbox";
 
 /// How often a consumer is killed.
 const KILLS: usize = 6;
@@ -50,13 +63,15 @@ async fn two_consumers_of_one_jetstream_are_killed_and_bill_each_order_once() {
         ..Default::default()
     };
     context.create_stream(stream).await.unwrap();
+    let stored = context.publish("order.placed", FOREIGN.into()).await;
+    stored.unwrap().await.unwrap();
     let bus = NatsPublisher::new(
         &url(&server.url()),
         Topic::default(),
         CloudEvents::default(),
     );
     let ways = ways(&server.url()).await;
-    compete(Arc::new(bus.unwrap()), ways).await;
+    compete(Arc::new(bus.unwrap()), ways, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,7 +82,7 @@ async fn two_consumers_of_one_kafka_topic_are_killed_and_bill_each_order_once() 
     let bus = KafkaPublisher::new(&server.url(), Topic::default(), CloudEvents::default());
     // The broker sends all its clients to the one proxy.
     let ways = [(proxy.clone(), through.clone()), (proxy, through)];
-    compete(Arc::new(bus.unwrap()), ways).await;
+    compete(Arc::new(bus.unwrap()), ways, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,19 +94,20 @@ async fn two_consumers_of_one_rabbitmq_queue_are_killed_and_bill_each_order_once
         CloudEvents::default(),
     );
     let ways = ways(&server.url()).await;
-    compete(Arc::new(bus.unwrap()), ways).await;
+    compete(Arc::new(bus.unwrap()), ways, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_consumers_of_one_redis_stream_are_killed_and_bill_each_order_once() {
     let server = RedisServer::start().await;
+    bus_redis::ask(&server, &["XADD", "order.placed", "*", "data", FOREIGN]);
     let bus = RedisPublisher::new(
         &url(&server.url()),
         Topic::default(),
         CloudEvents::default(),
     );
     let ways = ways(&server.url()).await;
-    compete(Arc::new(bus.unwrap()), ways).await;
+    compete(Arc::new(bus.unwrap()), ways, true).await;
 }
 
 fn url(text: &str) -> Url {
@@ -108,13 +124,14 @@ async fn ways(server: &str) -> [(Proxy, String); 2] {
     [way().await, way().await]
 }
 
-/// Kills the one and the other while orders are placed, and counts the bills.
-async fn compete(bus: Arc<dyn Publisher>, ways: [(Proxy, String); 2]) {
+/// Kills the one and the other while orders are placed, and counts the bills. Before them there may be
+/// a message that is no event.
+async fn compete(bus: Arc<dyn Publisher>, ways: [(Proxy, String); 2], has_foreign: bool) {
     let billing = Billing::new().await;
     let first = billing.start(0, &ways[0].1);
     billing
         .until("its table is there", async || {
-            let there = sqlx::query_scalar("select to_regclass('bills') is not null");
+            let there = sqlx::query_scalar("select to_regclass('refused') is not null");
             there.fetch_one(&billing.pool).await.unwrap()
         })
         .await;
@@ -171,6 +188,14 @@ async fn compete(bus: Arc<dyn Publisher>, ways: [(Proxy, String); 2]) {
         .await;
 
     assert_eq!(billing.bills().await, (all, all), "{}", billing.logs());
+    let foreign = billing.refused("message_id is null").await;
+    assert_eq!(foreign, vec![FOREIGN; usize::from(has_foreign)]);
+    let unreadable = "reason like 'event % of type order.placed version _: %'";
+    let mut unreadable = billing.refused(unreadable).await;
+    unreadable.sort_unstable();
+    let mut expected = UNREADABLE.map(|(_, body)| body);
+    expected.sort_unstable();
+    assert_eq!(unreadable, expected, "{}", billing.logs());
     for (what, sql) in [
         (
             "messages",
@@ -215,6 +240,17 @@ async fn place_orders(bus: Arc<dyn Publisher>) {
     let store = MemoryStore::default();
     let outbox = Outbox::new(store.clone()).tenant("shop");
     let projector = Projector::new(Arc::new(store), bus, ProjectorSettings::default());
+    let unreadable = outbox.run(async |_| {
+        for (version, body) in UNREADABLE {
+            raise(Event {
+                schema_version: version,
+                ..Event::new("order.placed", Payload::Data(body.into()))
+            })?;
+        }
+        Ok::<_, bento_outbox::Error>(())
+    });
+    unreadable.await.unwrap();
+    let all = ORDERS as usize + UNREADABLE.len();
     let mut sent = 0;
     for first in (1..=ORDERS).step_by(AT_ONCE as usize) {
         let placed = outbox.run(async |_| {
@@ -232,8 +268,8 @@ async fn place_orders(bus: Arc<dyn Publisher>) {
         sleep(EVERY).await;
     }
     let end = Instant::now() + PATIENCE;
-    while sent < ORDERS as usize {
-        assert!(Instant::now() < end, "{sent} orders are on the bus");
+    while sent < all {
+        assert!(Instant::now() < end, "{sent} events are on the bus");
         sent += projector.run_once().await.unwrap().sent;
         sleep(EVERY).await;
     }
@@ -284,6 +320,15 @@ impl Billing {
     async fn bills(&self) -> (i64, i64) {
         let counts = sqlx::query_as("select count(*), count(distinct order_id) from bills");
         counts.fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// The bodies of messages that could not be read. Each may have been kept more than once.
+    async fn refused(&self, which: &str) -> Vec<String> {
+        let bodies = format!(
+            "select distinct on (message_id) convert_from(body, 'utf8') from refused where {which}"
+        );
+        let bodies = sqlx::query_scalar(AssertSqlSafe(bodies));
+        bodies.fetch_all(&self.pool).await.unwrap()
     }
 
     /// How many lines of a consumer begin so.

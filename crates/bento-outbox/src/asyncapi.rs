@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::cloud_event::{ATTRIBUTES, Attribute};
 use crate::registry::{EventRegistry, EventType};
 use crate::topic::{Topic, TopicTemplate};
 
@@ -18,7 +19,13 @@ pub struct AsyncApi {
     pub description: Option<String>,
     /// Where the relay publishes them: its setting `topic` and its routes. Defaults to `{type}`.
     pub topic: Topic,
+    /// What the headers begin with that carry the attributes of CloudEvents: `ce-` on HTTP and NATS,
+    /// `ce_` on Kafka and Redis, `cloudEvents:` on RabbitMQ. Defaults to `ce-`.
+    pub header_prefix: String,
 }
+
+/// Where the document has the headers that all messages share. No message's key is like that one.
+const HEADERS: &str = "headers";
 
 /// How the payloads of messages are described.
 const SCHEMA_FORMAT: &str = "application/schema+json;version=draft-2020-12";
@@ -30,18 +37,19 @@ impl Default for AsyncApi {
             version: "1.0.0".into(),
             description: None,
             topic: Topic::default(),
+            header_prefix: "ce-".into(),
         }
     }
 }
 
 impl EventRegistry {
     /// An [AsyncAPI 3.0](https://www.asyncapi.com/docs/reference/specification/v3.0.0) document: a
-    /// channel for each topic, in it a message for each version of each type that may be there, and
-    /// its payload's schema where that is known.
+    /// channel for each topic, in it a message for each version of each type that may be there, with
+    /// the headers that carry its attributes and its payload's schema where that is known.
     ///
     /// The same registry gives the same document.
     pub fn asyncapi(&self, about: &AsyncApi) -> Value {
-        let mut document = Document::default();
+        let mut document = Document::with_headers(&about.header_prefix);
         for event_type in self.types() {
             for template in templates(&about.topic, event_type.name()) {
                 document.add(event_type, template);
@@ -80,15 +88,26 @@ fn templates<'a>(topic: &'a Topic, event_type: &str) -> Vec<&'a TopicTemplate> {
 }
 
 /// The parts of the document, as they come together.
-#[derive(Default)]
-struct Document {
+struct Document<'a> {
+    header_prefix: &'a str,
     channels: BTreeMap<String, Value>,
     operations: BTreeMap<String, Value>,
     messages: BTreeMap<String, Value>,
     schemas: BTreeMap<String, Value>,
 }
 
-impl Document {
+impl<'a> Document<'a> {
+    fn with_headers(header_prefix: &'a str) -> Self {
+        let headers = shared_headers(header_prefix);
+        Self {
+            header_prefix,
+            channels: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            schemas: BTreeMap::from([(HEADERS.into(), headers)]),
+        }
+    }
+
     fn add(&mut self, event_type: &EventType, topic: &TopicTemplate) {
         let address = topic.to_string().replace("{type}", event_type.name());
         let channel = key(&address);
@@ -127,10 +146,26 @@ impl Document {
 
     fn add_message(&mut self, event_type: &EventType, version: u32, key: String) {
         let name = event_type.name();
+        let said = |attribute: &str, value: &str| {
+            (
+                format!("{}{attribute}", self.header_prefix),
+                json!({"const": value}),
+            )
+        };
+        let own: Map<String, Value> = [
+            said("type", name),
+            said("schemaversion", &version.to_string()),
+        ]
+        .into_iter()
+        .collect();
         let mut message = json!({
             "name": name,
             "title": format!("{name}, version {version}"),
             "contentType": "application/json",
+            "headers": {"allOf": [
+                {"$ref": format!("#/components/schemas/{HEADERS}")},
+                {"properties": own},
+            ]},
             "x-schema-version": version,
         });
         if let Some(schema) = event_type.schema(version) {
@@ -146,6 +181,24 @@ impl Document {
         }
         self.messages.insert(key, message);
     }
+}
+
+/// The headers of every message. There may be others: those that the writer of the event set.
+fn shared_headers(prefix: &str) -> Value {
+    let named = |attribute: &Attribute| format!("{prefix}{}", attribute.name);
+    let properties: Map<String, Value> = ATTRIBUTES
+        .iter()
+        .map(|attribute| {
+            let mut schema = json!({"type": "string", "description": attribute.meaning});
+            if let Some(format) = attribute.format {
+                schema["format"] = format.into();
+            }
+            (named(attribute), schema)
+        })
+        .collect();
+    let always = ATTRIBUTES.iter().filter(|attribute| attribute.always);
+    let required: Vec<String> = always.map(named).collect();
+    json!({"type": "object", "required": required, "properties": properties})
 }
 
 /// The schema with references that lead within the document. With an `$id` they would lead within
@@ -206,8 +259,11 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::event::DomainEvent;
+    use crate::cloud_event::CloudEvents;
+    use crate::event::{DomainEvent, Event, Headers};
+    use crate::record::OutboxRecord;
     use crate::selector::Selector;
+    use crate::timestamp::Timestamp;
     use crate::topic::TopicRule;
 
     #[derive(Serialize, Deserialize)]
@@ -290,6 +346,53 @@ mod tests {
         assert_eq!(other["address"], "shop.{tenant_id}.order:shipped/now");
         for operation in document["operations"].as_object().unwrap().values() {
             assert!(at(&document, &operation["channel"])["address"].is_string());
+        }
+    }
+
+    #[test]
+    fn the_headers_are_those_of_the_messages_on_the_bus() {
+        let document = registry().asyncapi(&AsyncApi {
+            header_prefix: "ce_".into(),
+            ..AsyncApi::default()
+        });
+        let mut headers = Headers::default();
+        headers.insert(Headers::CORRELATION_ID, "c1").unwrap();
+        let event = Event {
+            schema_version: 2,
+            headers,
+            ..Event::of(&Placed {}).unwrap()
+        };
+        let record = OutboxRecord::of(&event, &Default::default(), 1, Timestamp::now());
+        let bus = CloudEvents::default();
+        let published = bus.message(&record).unwrap();
+        let attributes = published.attributes.iter();
+        let headers: Map<String, Value> = attributes
+            .map(|(name, value)| (format!("ce_{name}"), value.as_ref().into()))
+            .collect();
+        let described = |message: &str| {
+            let headers = &document["components"]["messages"][message]["headers"]["allOf"];
+            json!({"allOf": [at(&document, &headers[0]), headers[1]]})
+        };
+        let judge = |message: &str| {
+            let options = jsonschema::options().should_validate_formats(true);
+            options.build(&described(message)).unwrap()
+        };
+        let headers = Value::Object(headers);
+        assert!(judge("order.placed.v2").is_valid(&headers), "{headers:#}");
+        for other in ["order.placed.v1", "order__3Ashipped__2Fnow.v1"] {
+            assert!(!judge(other).is_valid(&headers), "{other}");
+        }
+        let named = described("order.placed.v2")["allOf"][0]["properties"].clone();
+        for name in headers.as_object().unwrap().keys() {
+            assert!(named[name]["description"].is_string(), "{name}");
+            let mut fewer = headers.clone();
+            fewer.as_object_mut().unwrap().remove(name);
+            let optional = ["ce_datacontenttype", "ce_correlationid"].contains(&name.as_str());
+            assert_eq!(
+                judge("order.placed.v2").is_valid(&fewer),
+                optional,
+                "{name}"
+            );
         }
     }
 

@@ -18,7 +18,7 @@ tokio::task_local! {
 
 /// The message that is being handled, as far as the events that it causes remember it.
 ///
-/// From an [`OutboxRecord`] by `into`; a consumer fills it from the headers of its message.
+/// From a [`Message`](crate::Message) of a bus, or an [`OutboxRecord`], by `into`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cause {
     /// The message's id: the `causation_id` of what it causes.

@@ -53,6 +53,103 @@ pub struct CloudEvent<'a> {
 /// The content type of a structured CloudEvent.
 const STRUCTURED: &str = "application/cloudevents+json";
 
+/// An attribute, as a consumer meets it.
+pub(crate) struct Attribute {
+    pub(crate) name: &'static str,
+    /// Whether every event has it.
+    pub(crate) always: bool,
+    /// Its `format` in a JSON Schema, if it has one.
+    pub(crate) format: Option<&'static str>,
+    pub(crate) meaning: &'static str,
+}
+
+/// All attributes that an event may have, in the order in which they are written.
+pub(crate) const ATTRIBUTES: [Attribute; 17] = {
+    const fn attribute(
+        name: &'static str,
+        always: bool,
+        format: Option<&'static str>,
+        meaning: &'static str,
+    ) -> Attribute {
+        Attribute {
+            name,
+            always,
+            format,
+            meaning,
+        }
+    }
+    let (uri, time, uuid) = (Some("uri-reference"), Some("date-time"), Some("uuid"));
+    [
+        attribute("specversion", true, None, "The version of CloudEvents."),
+        attribute(
+            "id",
+            true,
+            uuid,
+            "The event's id; the same when it is delivered again.",
+        ),
+        attribute("source", true, uri, "Who publishes it."),
+        attribute("type", true, None, "The event's type."),
+        attribute("time", true, time, "When the fact happened."),
+        attribute(
+            "datacontenttype",
+            false,
+            None,
+            "What the payload is; some buses have a header of their own for it.",
+        ),
+        attribute("tenantid", true, None, "Whose event it is."),
+        attribute(
+            "schemaversion",
+            true,
+            None,
+            "The version of the payload's schema.",
+        ),
+        attribute(
+            "sequence",
+            true,
+            None,
+            "The number of the event in its outbox, in decimal.",
+        ),
+        attribute(
+            "dataschema",
+            false,
+            uri,
+            "The schema that the payload follows.",
+        ),
+        attribute("subject", false, None, "The id of the aggregate."),
+        attribute("aggregatetype", false, None, "The kind of the aggregate."),
+        attribute(
+            "partitionkey",
+            false,
+            None,
+            "The ordering key: events that have the same are delivered in order.",
+        ),
+        attribute(
+            "traceparent",
+            false,
+            None,
+            "The trace that the event is part of, as W3C Trace Context says.",
+        ),
+        attribute(
+            "tracestate",
+            false,
+            None,
+            "The vendor's part of the trace context.",
+        ),
+        attribute(
+            "correlationid",
+            false,
+            None,
+            "The conversation that the event belongs to.",
+        ),
+        attribute(
+            "causationid",
+            false,
+            None,
+            "The id of the message that caused it.",
+        ),
+    ]
+};
+
 /// The headers that CloudEvents knows as attributes, which are written without underscores.
 const HEADER_ATTRIBUTES: [(&str, &str); 4] = [
     (Headers::TRACEPARENT, "traceparent"),
@@ -306,6 +403,9 @@ mod tests {
                 ("causationid", "c0"),
             ]
         );
+        let known = ATTRIBUTES.map(|attribute| attribute.name);
+        let known = known.iter().filter(|name| **name != "tracestate");
+        assert!(known.eq(attributes.iter().map(|(name, _)| name)));
         assert_eq!(message.headers, [("x-shop".into(), "Zürich".into())]);
         assert_eq!(message.content_type, "application/json");
         assert_eq!(message.body, record.payload);

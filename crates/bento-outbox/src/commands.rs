@@ -45,7 +45,7 @@ pub const COMMAND_KEY_CHARS_MAX: usize = 255;
 /// The most characters of a request's fingerprint: a digest of the request, or a short request itself.
 pub const FINGERPRINT_CHARS_MAX: usize = 255;
 
-/// The most bytes of an answer, as JSON.
+/// The most bytes of an answer, as JSON: it is kept with the key, and read for each repetition.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 impl<S: TransactionalStore> Commands<S> {
@@ -73,9 +73,9 @@ impl<S: TransactionalStore> Commands<S> {
     /// What `work` answers. [`KeyReused`](ErrorKind::KeyReused) when the key was used for a request
     /// with another fingerprint; nothing is done. [`InvalidName`](ErrorKind::InvalidName) for a key or
     /// fingerprint that is empty, too long, or has control characters or blanks at an end;
-    /// [`Undecodable`](ErrorKind::Undecodable) for an answer that is larger than
-    /// [`ANSWER_BYTES_MAX`], is no JSON or cannot be read back: before the commit, so nothing is done;
-    /// or, later, when a program that answers otherwise has the same key.
+    /// [`AnswerTooLarge`](ErrorKind::AnswerTooLarge) for an answer over [`ANSWER_BYTES_MAX`], and
+    /// [`Undecodable`](ErrorKind::Undecodable) for one that is no JSON or cannot be read back: before
+    /// the commit, so nothing is done; or, later, when a program that answers otherwise has the same key.
     /// [`Conflict`](ErrorKind::Conflict) when others held the key for so long that it was given up.
     /// [`CommitUnknown`](ErrorKind::CommitUnknown) when the command may have been done: calling again
     /// with the same key tells, or does it.
@@ -155,17 +155,23 @@ fn reused(key: &str) -> Error {
 }
 
 fn encoded<T: Serialize>(key: &str, answer: &T) -> Result<Vec<u8>> {
-    let refuse = |why: &str| {
+    let json = serde_json::to_vec(answer).map_err(|cause| {
         Error::new(
             ErrorKind::Undecodable,
-            format!("the answer of command {key:?} {why}"),
+            format!("the answer of command {key:?} cannot be written as JSON"),
         )
-    };
-    let json = serde_json::to_vec(answer)
-        .map_err(|cause| refuse("cannot be written as JSON").because(cause))?;
+        .because(cause)
+    })?;
     if json.len() > ANSWER_BYTES_MAX {
-        let (bytes, most) = (json.len(), ANSWER_BYTES_MAX);
-        return Err(refuse(&format!("has {bytes} bytes, the most are {most}")));
+        let bytes = json.len();
+        return Err(Error::new(
+            ErrorKind::AnswerTooLarge,
+            format!(
+                "the answer of command {key:?} has {bytes} bytes as JSON, and the most that are kept with a key are \
+                 {ANSWER_BYTES_MAX}: nothing is done; store what is large in a table of your own, in the same unit \
+                 of work, and answer its key"
+            ),
+        ));
     }
     Ok(json)
 }

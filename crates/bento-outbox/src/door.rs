@@ -12,12 +12,12 @@ use crate::registry::EventRegistry;
 pub(crate) struct Door {
     registry: Option<EventRegistry>,
     checks: bool,
-    /// What the bus refuses, where there is one.
-    refusal: Option<Refusal>,
+    /// What the bus takes, where there is one.
+    payload_bytes_max: Option<Arc<PayloadBytesMax>>,
 }
 
-/// What else is asked of an event before it is kept, its tenant set.
-pub(crate) type Refusal = Arc<dyn Fn(&Event) -> Result<()> + Send + Sync>;
+/// The most bytes of an event's payload, its tenant set; none where that is not known.
+type PayloadBytesMax = dyn Fn(&Event) -> Option<usize> + Send + Sync;
 
 impl Door {
     /// The same door, which writes the ids of known schemas into the events, and with `checks`
@@ -30,10 +30,14 @@ impl Door {
         }
     }
 
-    /// The same door, which refuses what the bus would.
-    pub(crate) fn refusing(self, refusal: Refusal) -> Self {
+    /// The same door, which refuses before the commit what would be a dead letter after it: payloads of
+    /// more bytes than `most` says that the bus takes of an event.
+    pub(crate) fn refusing_over(
+        self,
+        most: impl Fn(&Event) -> Option<usize> + Send + Sync + 'static,
+    ) -> Self {
         Self {
-            refusal: Some(refusal),
+            payload_bytes_max: Some(Arc::new(most)),
             ..self
         }
     }
@@ -56,9 +60,17 @@ impl Door {
                 })?;
             }
         }
-        match &self.refusal {
-            Some(refusal) => refusal(event),
-            None => Ok(()),
+        let bytes = event.payload.as_bytes().len();
+        match self.payload_bytes_max.as_ref().and_then(|most| most(event)) {
+            Some(most) if bytes > most => Err(Error::new(
+                ErrorKind::InvalidEvent,
+                format!(
+                    "event {} of type {} has a payload of {bytes} bytes, and its bus takes {most}: store it elsewhere \
+                     and raise an event that refers to it",
+                    event.id, event.event_type
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 }

@@ -39,12 +39,20 @@ pub enum ErrorKind {
     KeyReused,
     /// An event of a type that the registry does not have, or has under another Rust type.
     UnknownType,
-    /// An event of a version that this program does not know: newer than its own, or older than it
-    /// has upcasters for. A newer one is read after an update of the program.
+    /// An event of a version that this program does not know: newer than its own, and read after an
+    /// update of the program.
     UnknownVersion,
-    /// An event whose payload is not what its type and version say, or the answer of a command that
-    /// is not what this program takes it for.
+    /// An event of a version older than the oldest that this program still reads. No update will read
+    /// it, unless somebody brings its upcasters back.
+    RetiredVersion,
+    /// An event whose payload is not what its type and version say, or which an upcaster refuses; a
+    /// message that is no CloudEvent; or the answer of a command that is not what this program takes
+    /// it for.
     Undecodable,
+    /// The answer of a command that is larger than
+    /// [`ANSWER_BYTES_MAX`](crate::ANSWER_BYTES_MAX). Nothing was done: keep what is large elsewhere,
+    /// and answer where it is.
+    AnswerTooLarge,
     /// A setting outside its range, or settings that contradict each other.
     InvalidSetting,
     /// The tables are missing, or of an older or newer version than this library.

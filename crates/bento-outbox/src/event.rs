@@ -32,6 +32,12 @@ pub trait DomainEvent: Serialize {
     const SCHEMA_ID: Option<&'static str> = None;
 }
 
+impl<E: DomainEvent> DomainEvent for &E {
+    const TYPE: &'static str = E::TYPE;
+    const VERSION: u32 = E::VERSION;
+    const SCHEMA_ID: Option<&'static str> = E::SCHEMA_ID;
+}
+
 /// A domain event with its envelope, ready to be raised or appended.
 ///
 /// Every field is public; [`Event::of`] fills them and `..` keeps the rest:

@@ -11,13 +11,15 @@ use crate::unit_of_work::{Conflicts, UnitOfWork};
 /// or to two consumers at once, has its effects once.
 ///
 /// ```
-/// # use bento_outbox::{Cause, Error, Inbox, Outbox, Result, stores::MemoryStore};
+/// # use bento_outbox::{Error, Inbox, Message, Outbox, Result, stores::MemoryStore};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
 /// # let outbox = Outbox::new(MemoryStore::default());
-/// let inbox = Inbox::new(&outbox.tenant("acme"));
+/// # let headers = [("ce_specversion", "1.0"), ("ce_id", "4711"), ("ce_type", "order.placed")];
+/// # let body = "{}";
+/// let message = Message::of(headers, body)?; // as the bus delivered it
+/// let inbox = Inbox::new(&outbox.tenant(message.tenant()));
 /// for _delivery in 0..2 {
-///     let message = Cause { message_id: "4711".into(), ..Cause::default() };
-///     inbox.handle("invoices", message, async |_uow| {
+///     inbox.handle("invoices", &message, async |_uow| {
 ///         // sqlx::query("insert into invoices …").execute(uow.tx()).await?;
 ///         Ok::<_, Error>(())
 ///     }).await?; // once; the second time nothing is done

@@ -74,6 +74,7 @@
 //! | ordering key | tenant, aggregate type and aggregate id; no aggregate, no order: [`OrderingKey`] |
 //! | tenant | whose event it is; `default` where nothing else is said: [`Tenant`] |
 //! | registry | the event types that a program knows, with all their versions: [`EventRegistry`] |
+//! | message | an event as it travels on a bus, and as a consumer gets it: [`Message`] |
 //! | cause | the message in whose handling an event was raised: [`Cause`] |
 //! | store | a database, as the outbox sees it: [`Store`], and [`TransactionalStore`] for writing |
 //! | publisher | a message bus, as the outbox sees it; it *publishes*: [`Publisher`] |
@@ -147,6 +148,7 @@ mod held;
 mod immediate;
 mod inbox;
 mod inspection;
+mod message;
 mod outbox;
 mod pause;
 mod pending;
@@ -222,6 +224,7 @@ pub use held::{Held, held};
 pub use immediate::ImmediateSettings;
 pub use inbox::{CONSUMER_CHARS_MAX, Inbox, MESSAGE_ID_CHARS_MAX};
 pub use inspection::{Caution, Inspection, LiveRelay};
+pub use message::Message;
 pub use outbox::Outbox;
 pub use pause::{PAUSE_NAME_CHARS_MAX, PAUSES_MAX, Pausable, Pause};
 pub use pending::{InUnitOfWork, raise};

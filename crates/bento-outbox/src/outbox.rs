@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::door::{Door, Refusal};
+use crate::door::Door;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::immediate::{Immediate, ImmediateSettings};
@@ -89,9 +89,9 @@ impl<S: TransactionalStore> Outbox<S> {
     ) -> Self {
         let store: Arc<dyn Store> = Arc::new(self.store.clone());
         let bus = publisher.clone();
-        let refusal: Refusal = Arc::new(move |event| refuse_too_large(bus.as_ref(), event));
+        let door = self.door.clone();
         Self {
-            door: self.door.clone().refusing(refusal),
+            door: door.refusing_over(move |event| bus.payload_bytes_max(event)),
             immediate: Some(Immediate::new(store, publisher, settings)),
             ..self.clone()
         }
@@ -247,21 +247,5 @@ impl<S: TransactionalStore> Outbox<S> {
             Some(why) => Err(Error::new(ErrorKind::InvalidEvent, why)),
             None => Ok(self.tenant.as_ref()),
         }
-    }
-}
-
-/// Refuses before the commit what would be a dead letter after it.
-fn refuse_too_large(bus: &dyn Publisher, event: &Event) -> Result<()> {
-    let bytes = event.payload.as_bytes().len();
-    match bus.payload_bytes_max(event) {
-        Some(most) if bytes > most => Err(Error::new(
-            ErrorKind::InvalidEvent,
-            format!(
-                "event {} of type {} has a payload of {bytes} bytes, and its bus takes {most}: store it elsewhere and \
-                 raise an event that refers to it",
-                event.id, event.event_type
-            ),
-        )),
-        _ => Ok(()),
     }
 }

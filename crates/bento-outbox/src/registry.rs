@@ -36,7 +36,8 @@ pub use event_type::{EventType, SchemaValidator};
 ///
 /// let registry = EventRegistry::new([
 ///     EventType::of::<OrderPlaced>().upcast_json(1, |mut json| {
-///         json["currency"] = "EUR".into(); // what version 1 meant and did not say
+///         let fields = json.as_object_mut().ok_or("it is no object")?;
+///         fields.insert("currency".into(), "EUR".into()); // what version 1 meant and did not say
 ///         Ok(json)
 ///     }),
 /// ])?;
@@ -121,7 +122,8 @@ impl EventRegistry {
 
     /// The concrete event that was recorded, at the newest version of its type.
     ///
-    /// Takes an [`OutboxRecord`], an [`Event`], or `(type, version, payload)` from wherever else.
+    /// Takes an [`OutboxRecord`], an [`Event`], a [`Message`](crate::Message) of a bus, or
+    /// `(type, version, payload)` from wherever else.
     /// To tell the types apart:
     ///
     /// ```
@@ -145,8 +147,9 @@ impl EventRegistry {
     ///
     /// # Errors
     /// [`UnknownType`](ErrorKind::UnknownType) for a type that is not registered,
-    /// [`UnknownVersion`](ErrorKind::UnknownVersion) for a version newer than the program's or older
-    /// than its upcasters, [`Undecodable`](ErrorKind::Undecodable) for a payload that is encrypted,
+    /// [`UnknownVersion`](ErrorKind::UnknownVersion) for a version newer than the program's,
+    /// [`RetiredVersion`](ErrorKind::RetiredVersion) for one older than the oldest it reads,
+    /// [`Undecodable`](ErrorKind::Undecodable) for a payload that is encrypted,
     /// no JSON, or not what its version says, with the path of the field. The text never has a value
     /// of the payload in it.
     pub fn decode<'a>(&self, event: impl Into<Encoded<'a>>) -> Result<Decoded> {
@@ -157,7 +160,7 @@ impl EventRegistry {
         let misfit = |kind| move |what: String| event.error(kind, &what);
         event_type
             .reads(event.version)
-            .map_err(misfit(ErrorKind::UnknownVersion))?;
+            .map_err(|(kind, what)| event.error(kind, &what))?;
         event
             .check_readable()
             .map_err(misfit(ErrorKind::Undecodable))?;

@@ -42,13 +42,18 @@ impl SchemaFiles {
         for event_type in registry.types() {
             for version in event_type.versions() {
                 if let Some(schema) = event_type.schema(version) {
-                    let name = message_key(event_type.name(), version) + SCHEMA;
+                    let name = Self::key(event_type.name(), version) + SCHEMA;
                     files.insert(name, text(schema));
                 }
             }
         }
         files.insert("asyncapi.json".into(), text(&registry.asyncapi(about)));
         Self { files }
+    }
+
+    /// What the file and the AsyncAPI message of a version are named after: `order.placed.v3`.
+    pub fn key(event_type: &str, version: u32) -> String {
+        message_key(event_type, version)
     }
 
     /// The names and the texts, in order of the names.

@@ -32,6 +32,12 @@ impl Tenant {
     }
 }
 
+impl AsRef<str> for Tenant {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Default for Tenant {
     fn default() -> Self {
         Self("default".into())

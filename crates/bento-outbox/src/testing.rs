@@ -38,15 +38,18 @@ use uuid::Uuid;
 
 use crate::door::Door;
 use crate::error::Result;
-use crate::event::Event;
+use crate::event::{DomainEvent, Event};
 use crate::pending::Scope;
 use crate::registry::{Encoded, EventRegistry};
 use crate::tenant::Tenant;
 
 /// An open unit of work that writes nowhere: it keeps what is raised in it, to be looked at.
 ///
-/// It refuses what a real one refuses before its commit. The default one is of the tenant `default`.
+/// It refuses what a real one refuses before its commit. The default one is of the tenant `default`,
+/// and knows no bus: how large a payload may be is what [`payload_bytes_max`](Self::payload_bytes_max)
+/// says, up to [`PAYLOAD_BYTES_MAX`](crate::PAYLOAD_BYTES_MAX).
 pub struct Unit {
+    door: Door,
     scope: Scope,
 }
 
@@ -59,19 +62,33 @@ impl Default for Unit {
 impl Unit {
     /// The unit of work of a tenant.
     pub fn of(tenant: Tenant) -> Self {
-        Self {
-            scope: Scope::new(Uuid::now_v7(), tenant, Door::default()),
-        }
+        Self::behind(Door::default(), tenant)
     }
 
     /// One without events yet, which checks them as
     /// [`Outbox::check_with`](crate::Outbox::check_with) does.
     #[must_use]
     pub fn check_with(self, registry: &EventRegistry) -> Self {
-        let tenant = self.scope.tenant().clone();
-        let door = Door::default().knowing(registry, true);
+        Self::behind(
+            self.door.knowing(registry, true),
+            self.scope.tenant().clone(),
+        )
+    }
+
+    /// One without events yet, which refuses payloads of more bytes, as an outbox does that
+    /// [publishes](crate::Outbox::publish_with) to a bus which takes so many.
+    #[must_use]
+    pub fn payload_bytes_max(self, most: usize) -> Self {
+        Self::behind(
+            self.door.refusing_over(move |_| Some(most)),
+            self.scope.tenant().clone(),
+        )
+    }
+
+    fn behind(door: Door, tenant: Tenant) -> Self {
         Self {
-            scope: Scope::new(Uuid::now_v7(), tenant, door),
+            scope: Scope::new(Uuid::now_v7(), tenant, door.clone()),
+            door,
         }
     }
 
@@ -92,28 +109,95 @@ impl Unit {
 }
 
 /// Asserts that events, in order, are of these types and versions with these payloads. The events
-/// are [`Event`]s or [`OutboxRecord`](crate::OutboxRecord)s, what is expected are
-/// [`DomainEvent`](crate::DomainEvent)s of any types.
+/// are [`Event`]s or [`OutboxRecord`](crate::OutboxRecord)s. What is expected is
+///
+/// - a list in brackets, of [`DomainEvent`]s of any types, of references to some, and of [`Event`]s;
+/// - or any expression that is many of one of these: a variable, a `Vec`, an iterator.
 ///
 /// ```
 /// # use bento_outbox::{DomainEvent, Event, assert_raised};
+/// # #[derive(serde::Serialize)] struct OrderPlaced { total_cents: i64 }
+/// # impl DomainEvent for OrderPlaced { const TYPE: &'static str = "order.placed"; }
 /// # #[derive(serde::Serialize)] struct OrderShipped;
 /// # impl DomainEvent for OrderShipped { const TYPE: &'static str = "order.shipped"; }
-/// assert_raised!([Event::of(&OrderShipped)?], [OrderShipped]);
+/// let placed = OrderPlaced { total_cents: 4_200 };
+/// let raised = [Event::of(&placed)?, Event::of(&OrderShipped)?];
+/// assert_raised!(raised, [placed, OrderShipped]);
+///
+/// let expected = vec![OrderPlaced { total_cents: 1 }, OrderPlaced { total_cents: 2 }];
+/// let raised = [Event::of(&expected[0])?, Event::of(&expected[1])?];
+/// assert_raised!(raised, &expected);
+/// assert_raised!(raised, (1..=2).map(|total_cents| OrderPlaced { total_cents }));
 /// # Ok::<_, bento_outbox::Error>(())
 /// ```
+///
+/// A pattern it does not take: what a payload is not known to be in full, look at in `raised()`.
 ///
 /// # Panics
 /// When they are not. Then both are shown with their payloads: this is for tests.
 #[macro_export]
 macro_rules! assert_raised {
     ($events:expr, [$($expected:expr),* $(,)?] $(,)?) => {
-        if let ::core::result::Result::Err(difference) =
-            $crate::testing::compare(&$events, [$($crate::Event::of(&$expected)),*])
-        {
-            ::core::panic!("{difference}");
-        }
+        $crate::testing::assert_same(
+            $crate::testing::compare(
+                &$events,
+                [$($crate::testing::Expected::event(&$expected)),*],
+            )
+        )
     };
+    ($events:expr, $expected:expr $(,)?) => {
+        $crate::testing::assert_same(
+            $crate::testing::compare(&$events, $crate::testing::events($expected))
+        )
+    };
+}
+
+/// What [`assert_raised!`](crate::assert_raised) expects.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is nothing that can be raised",
+    label = "expected a `DomainEvent` or an `Event`",
+    note = "what is expected is a list in brackets, or many of one type; a single event is `[event]`"
+)]
+pub trait Expected {
+    /// The event with its envelope.
+    fn event(&self) -> Result<Event>;
+}
+
+impl<E: DomainEvent> Expected for E {
+    fn event(&self) -> Result<Event> {
+        Event::of(self)
+    }
+}
+
+impl Expected for Event {
+    fn event(&self) -> Result<Event> {
+        Ok(self.clone())
+    }
+}
+
+impl Expected for &Event {
+    fn event(&self) -> Result<Event> {
+        Ok((*self).clone())
+    }
+}
+
+/// Those that [`assert_raised!`](crate::assert_raised) is given as one expression.
+#[doc(hidden)]
+pub fn events(expected: impl IntoIterator<Item = impl Expected>) -> Vec<Result<Event>> {
+    expected
+        .into_iter()
+        .map(|expected| expected.event())
+        .collect()
+}
+
+/// Ends [`assert_raised!`](crate::assert_raised).
+#[doc(hidden)]
+#[track_caller]
+pub fn assert_same(compared: Result<(), String>) {
+    if let Err(difference) = compared {
+        panic!("{difference}");
+    }
 }
 
 /// What [`assert_raised!`](crate::assert_raised) asks.
@@ -179,16 +263,18 @@ impl Seen {
 mod tests {
     use std::sync::Arc;
 
-    use serde::Serialize;
+    use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::event::{DomainEvent, Payload};
+    use crate::error::ErrorKind;
+    use crate::event::Payload;
     use crate::outbox::Outbox;
     use crate::projector::Projector;
     use crate::publishers::MemoryPublisher;
+    use crate::registry::EventType;
     use crate::stores::MemoryStore;
 
-    #[derive(Serialize)]
+    #[derive(Serialize, Deserialize)]
     struct Placed {
         cents: i64,
     }
@@ -228,6 +314,67 @@ mod tests {
                 .track(|| raise(Shipped))
                 .is_err()
         );
+    }
+
+    #[test]
+    fn what_is_expected_may_be_any_expression() {
+        let placed = || Placed { cents: 1 };
+        let events = [Event::of(&placed()).unwrap(), Event::of(&Shipped).unwrap()];
+        let (variable, copy) = (placed(), events[1].clone());
+        assert_raised!(events, [variable, Shipped]);
+        assert_raised!(events, [&variable, copy]);
+        assert_raised!(events, &events);
+        assert_raised!(events, events.clone());
+        assert_raised!(events[..1], vec![placed()]);
+        let many = vec![placed()];
+        assert_raised!(events[..1], &many);
+        assert_raised!(events[..1], many.iter().take(1));
+        let difference = std::panic::catch_unwind(|| assert_raised!(events, vec![placed()]));
+        let said = difference.unwrap_err().downcast::<String>().unwrap();
+        assert!(
+            said.ends_with("2. shipped version 1: null\n   expected nothing"),
+            "{said}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_limit_refuses_as_an_outbox_with_such_a_bus_does() {
+        struct Small;
+        #[async_trait::async_trait]
+        impl crate::publisher::Publisher for Small {
+            async fn publish(&self, _: &[crate::OutboxRecord]) -> Vec<crate::Outcome> {
+                Vec::new()
+            }
+            async fn check(&self) -> Result<(), crate::Rejection> {
+                Ok(())
+            }
+            fn payload_bytes_max(&self, _: &Event) -> Option<usize> {
+                Some(11)
+            }
+        }
+        let unit = Unit::default().payload_bytes_max(11);
+        let event = |cents| Event::of(&Placed { cents }).unwrap();
+        unit.track(|| crate::raise(event(1))).unwrap();
+        let large = event(10);
+        let refused = unit.track(|| crate::raise(large.clone())).unwrap_err();
+        let outbox = Outbox::new(MemoryStore::default()).publish_with(Small);
+        let in_production = outbox.run(async |_| crate::raise(large.clone())).await;
+        let in_production = in_production.unwrap_err();
+        assert_eq!(
+            (refused.kind(), refused.to_string()),
+            (in_production.kind(), in_production.to_string())
+        );
+        assert_eq!(refused.kind(), ErrorKind::InvalidEvent);
+        // Neither undoes the other.
+        let registry = EventRegistry::new([EventType::of::<Placed>().oldest_version(2)]).unwrap();
+        for unit in [
+            Unit::default().check_with(&registry).payload_bytes_max(11),
+            Unit::default().payload_bytes_max(11).check_with(&registry),
+        ] {
+            unit.track(|| crate::raise(event(1))).unwrap();
+            assert!(unit.track(|| crate::raise(event(10))).is_err());
+            assert!(unit.track(|| raise(Shipped)).is_err());
+        }
     }
 
     #[tokio::test]

@@ -6,10 +6,12 @@ use clap::Args;
 use clap_complete::Shell;
 
 use crate::failure::Result;
+use crate::settings::Flags;
 use crate::terminal;
 
 /// Print completions for a shell
 #[derive(Args)]
+#[command(args = Flags::hidden())]
 #[command(after_help = "Example:
   bento-outbox completions bash > /etc/bash_completion.d/bento-outbox")]
 pub(crate) struct Completions {

@@ -7,12 +7,14 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use bento_outbox::shell_word;
+use clap::{Arg, Args, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::routes::{self, Route};
 use super::table::{SETTINGS, Setting};
 use super::value::masked;
+use crate::GLOBAL;
 use crate::failure::{Failure, Result};
 
 /// The settings file that is read when none is named.
@@ -22,13 +24,16 @@ pub(crate) const DEFAULT_FILE: &str = "outbox.toml";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What the command line says about settings.
-#[derive(Debug, Default)]
+#[derive(Args, Debug, Default)]
 pub(crate) struct Flags {
-    /// `--config`.
+    /// Settings file [default: outbox.toml, if it is there]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// `--database-url`.
+    /// Database, as sqlite://outbox.db, postgres://user@host/name or mysql://user@host/name
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL")]
     pub(crate) database_url: Option<String>,
-    /// `--bus-url`.
+    /// Bus, as stdout:, file:events.jsonl, nats://host:4222 or https://host/path
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL")]
     pub(crate) bus_url: Option<String>,
 }
 
@@ -84,6 +89,13 @@ impl Given {
 }
 
 impl Flags {
+    /// The flags, taken and not shown: for a command that has no use for settings.
+    pub(crate) fn hidden() -> impl Iterator<Item = Arg> {
+        let flags = Self::augment_args(Command::default());
+        let flags: Vec<Arg> = flags.get_arguments().cloned().collect();
+        flags.into_iter().map(|flag| flag.hide(true))
+    }
+
     /// The values on the command line.
     pub(crate) fn given(&self) -> Vec<Given> {
         let flag = |name, flag, text: &Option<String>| {

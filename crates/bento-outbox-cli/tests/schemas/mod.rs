@@ -52,7 +52,7 @@ fn two_files_are_compared_each_way() {
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(
         report,
-        json!({"mode": "backward", "compatible": false, "compared": 1, "breaks": [
+        json!({"mode": "backward", "compatible": false, "compared": 1, "retired": [], "breaks": [
             {"schema": "old.json", "path": "total", "breaks": "new_readers",
              "reason": "old data may be a number with a fraction, and they take an integer"},
             {"schema": "old.json", "path": "total", "breaks": "new_readers",
@@ -135,6 +135,118 @@ fn in_folders_a_version_is_compared_with_itself_or_the_one_before_it() {
         (ran.code, ran.stderr.as_str()),
         (Some(0), "2 schemas compared, backward: compatible\n")
     );
+}
+
+#[test]
+fn a_version_that_is_retired_breaks_nobody() {
+    let (integer, string) = (total("integer", true), total("string", true));
+    let asyncapi = |versions: &[u32]| {
+        let names = versions.iter().map(|version| format!("placed.v{version}"));
+        let messages: serde_json::Map<String, Value> = names
+            .map(|name| (name, json!({"payload": integer})))
+            .collect();
+        json!({"asyncapi": "3.0.0", "channels": {"c": {"address": "placed", "messages": messages}}})
+    };
+    let place = place(&[
+        ("old/placed.v1.schema.json", &string),
+        ("old/placed.v2.schema.json", &integer),
+        ("old/replaced.v1.schema.json", &integer),
+        ("old/asyncapi.json", &asyncapi(&[1, 2])),
+        ("new/placed.v2.schema.json", &integer),
+        ("new/replaced.v1.schema.json", &integer),
+        ("new/asyncapi.json", &asyncapi(&[2])),
+        ("later/placed.v3.schema.json", &string),
+        ("later/replaced.v1.schema.json", &integer),
+        ("old.json", &asyncapi(&[1, 2])),
+        ("new.json", &asyncapi(&[2])),
+        ("a.json", &integer),
+    ]);
+    let ran = check(&place, &["old", "new", "--mode", "full"]);
+    assert_eq!(
+        (ran.code, ran.stdout.lines().count()),
+        (Some(1), 2),
+        "{ran:?}"
+    );
+    for pair in [["old", "new"], ["old.json", "new.json"]] {
+        let ran = check(
+            &place,
+            &[&pair[..], &["--mode", "full", "--retire", "placed@1"]].concat(),
+        );
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""), "{ran:?}");
+        assert!(
+            ran.stderr.starts_with("placed@1 is gone on purpose\n"),
+            "{ran:?}"
+        );
+    }
+    // What no data is left of is nothing to be compared with either.
+    let all = [
+        "old", "later", "--retire", "placed@1", "--retire", "placed@2", "--json",
+    ];
+    let ran = check(&place, &all);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        (ran.code, report),
+        (
+            Some(0),
+            json!({"mode": "backward", "compatible": true, "compared": 1,
+                   "retired": ["placed@1", "placed@2"], "breaks": []})
+        )
+    );
+    let ran = check(&place, &["old", "later", "--retire", "placed@1"]);
+    assert_eq!(
+        (ran.code, ran.stdout.lines().count()),
+        (Some(1), 2),
+        "{ran:?}"
+    );
+
+    let ran = check(&place, &["new", "new", "--retire", "placed@1"]);
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.stderr.contains("the flag is not needed"), "{ran:?}");
+    for (arguments, says) in [
+        (
+            ["old", "new", "--retire", "placed@2"],
+            "NEW still describes that version",
+        ),
+        (
+            ["a.json", "a.json", "--retire", "placed@1"],
+            "for folders and AsyncAPI documents",
+        ),
+        (["old", "new", "--retire", "placed"], "TYPE@VERSION"),
+        (["old", "new", "--retire", "placed@x"], "no version"),
+    ] {
+        let ran = check(&place, &arguments);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{ran:?}");
+        assert!(ran.stderr.contains(says), "{ran:?}");
+    }
+}
+
+#[test]
+fn help_shows_no_settings_that_are_not_used() {
+    let place = Place::new();
+    for help in [
+        &["schema", "check", "--help"][..],
+        &["schema", "--help"],
+        &["completions", "--help"],
+    ] {
+        let ran = place.run(help);
+        assert_eq!(ran.code, Some(0));
+        assert!(
+            !ran.stdout.contains("-url") && !ran.stdout.contains("--config"),
+            "{ran:?}"
+        );
+    }
+    // They are taken all the same, as by every command.
+    let ran = place.run(&[
+        "--config",
+        "none.toml",
+        "schema",
+        "check",
+        "--database-url",
+        "x:y",
+        "a",
+        "b",
+    ]);
+    assert!(ran.stderr.contains("cannot read a"), "{ran:?}");
 }
 
 #[test]

@@ -126,7 +126,7 @@ pub async fn a_failed_command_runs_again<S: TransactionalStore>(store: S) {
     let large = "x".repeat(ANSWER_BYTES_MAX);
     let too_large = commands.run_once("k", "f", async |_| Ok::<_, Error>(large.clone()));
     let refused = too_large.await.map_err(|error| error.kind());
-    assert_eq!(refused, Err(ErrorKind::Undecodable));
+    assert_eq!(refused, Err(ErrorKind::AnswerTooLarge));
     // The request may be another one: the key was never used.
     let work = async |_: &mut _| {
         raise(unordered(1))?;

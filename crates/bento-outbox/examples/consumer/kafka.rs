@@ -3,9 +3,9 @@
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{Headers as _, Message as _};
 
-use super::{Answer, Bills, CONSUMER, Message, PAUSE, Problem, TAKE_OVER, TYPE};
+use super::{Answer, Bills, CONSUMER, PAUSE, Problem, TAKE_OVER, TYPE};
 
 /// Consumes until the client gives up.
 pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
@@ -28,27 +28,16 @@ pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
             }
             Err(problem) => return Err(problem.into()),
         };
-        let message = read(&delivered);
+        let body = delivered.payload().unwrap_or_default();
+        let headers = || {
+            let headers = delivered.headers().into_iter();
+            let headers = headers.flat_map(|headers| headers.iter());
+            headers.map(|header| (header.key, header.value.unwrap_or_default()))
+        };
         // A position says that everything before it is done, so nothing can be left for later.
-        while bills.receive(&message).await == Answer::Later {
+        while bills.receive(headers(), body).await == Answer::Later {
             tokio::time::sleep(PAUSE).await;
         }
         consumer.commit_message(&delivered, CommitMode::Async)?;
-    }
-}
-
-fn read(delivered: &BorrowedMessage<'_>) -> Message {
-    let headers = delivered
-        .headers()
-        .into_iter()
-        .flat_map(|headers| headers.iter());
-    let attributes = headers.filter_map(|header| {
-        let name = header.key.strip_prefix("ce_")?.to_owned();
-        let value = String::from_utf8(header.value?.to_vec()).ok()?;
-        Some((name, value))
-    });
-    Message {
-        attributes: attributes.collect(),
-        body: delivered.payload().unwrap_or_default().to_vec(),
     }
 }

@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Start two of them, publish events of type `order.placed`, end one by `kill -9` and start it again:
-//! `select count(*), count(distinct order_id) from bills` stays the same number twice. What each bus
-//! asks of a consumer is in a file of its own; what is done with a message is here, and the same for
-//! all: the bus is told that it was received only after the commit.
+//! `select count(*), count(distinct order_id) from bills` stays the same number twice. What cannot be
+//! read is in the table `refused`. What each bus asks of a consumer is in a file of its own; what is
+//! done with a message is here, and the same for all: the bus is told that it was received only after
+//! the commit.
 
 #![allow(clippy::print_stdout, reason = "it says what it does")]
 
@@ -18,11 +19,13 @@ mod nats;
 mod rabbitmq;
 mod redis;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use bento_outbox::stores::{PostgresStore, Tables};
-use bento_outbox::{Aggregate, Cause, DomainEvent, Event, Inbox, Outbox, Store as _, raise};
+use bento_outbox::{
+    Aggregate, DomainEvent, Event, EventRegistry, EventType, Inbox, Message, Outbox, Store as _,
+    raise,
+};
 use serde::{Deserialize, Serialize};
 
 /// The consumer's name, here and on the bus: all its processes have the same.
@@ -66,28 +69,6 @@ async fn main() -> Result<(), Problem> {
     }
 }
 
-/// A message, as every bus delivers it: its attributes of CloudEvents, without the bus's prefix.
-struct Message {
-    attributes: HashMap<String, String>,
-    body: Vec<u8>,
-}
-
-impl Message {
-    fn attribute(&self, name: &str) -> Option<String> {
-        self.attributes.get(name).cloned()
-    }
-
-    /// What the events that it causes remember of it.
-    fn cause(&self) -> Cause {
-        Cause {
-            message_id: self.attribute("id").unwrap_or_default(),
-            correlation_id: self.attribute("correlationid"),
-            traceparent: self.attribute("traceparent"),
-            tracestate: self.attribute("tracestate"),
-        }
-    }
-}
-
 /// What the bus is to be told.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
@@ -98,10 +79,14 @@ enum Answer {
 }
 
 /// What a message says.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct OrderPlaced {
     order_id: String,
     total_cents: i64,
+}
+
+impl DomainEvent for OrderPlaced {
+    const TYPE: &'static str = TYPE;
 }
 
 /// What it causes.
@@ -114,39 +99,47 @@ impl DomainEvent for BillWritten {
     const TYPE: &'static str = "bill.written";
 }
 
-/// The service's own database.
+/// What the service keeps in its own database. `refused` has the messages that it cannot read, for a
+/// person to look at.
+const TABLES: &str = "
+    create table if not exists bills (order_id text not null, total_cents bigint not null);
+    create table if not exists refused (
+        message_id text, reason text not null, body bytea not null,
+        refused_at timestamptz not null default now())";
+
+/// The service, in its own database.
 struct Bills {
     outbox: Outbox<PostgresStore>,
+    registry: EventRegistry,
 }
 
 impl Bills {
     async fn open(url: &str) -> Result<Self, Problem> {
         let store = PostgresStore::open(url, Tables::default()).await?;
         store.migrate().await?;
-        sqlx::query("create table if not exists bills (order_id text not null, total_cents bigint not null)")
-            .execute(store.pool())
-            .await?;
-        let outbox = Outbox::new(store);
-        Ok(Self { outbox })
+        sqlx::raw_sql(TABLES).execute(store.pool()).await?;
+        Ok(Self {
+            outbox: Outbox::new(store),
+            registry: EventRegistry::new([EventType::of::<OrderPlaced>()])?,
+        })
     }
 
     /// Writes the bill and raises an event about it, unless that was done before.
-    async fn receive(&self, message: &Message) -> Answer {
-        // What can be received never, or is no order, must not come for ever.
-        let Some(id) = message.attribute("id") else {
-            eprintln!("refused a message without an id");
-            return Answer::Done;
+    async fn receive<N, V>(&self, headers: impl Iterator<Item = (N, V)>, body: &[u8]) -> Answer
+    where
+        N: AsRef<str>,
+        V: AsRef<[u8]>,
+    {
+        let message = match Message::of(headers, body.to_vec()) {
+            Ok(message) => message,
+            Err(problem) => return self.refuse(None, &problem, body).await,
         };
-        let order: OrderPlaced = match serde_json::from_slice(&message.body) {
+        let order: OrderPlaced = match self.registry.decode_as(&message) {
             Ok(order) => order,
-            Err(problem) => {
-                eprintln!("refused {id}: {problem}");
-                return Answer::Done;
-            }
+            Err(problem) => return self.refuse(Some(message.id()), &problem, body).await,
         };
-        let tenant = message.attribute("tenantid").unwrap_or("default".into());
-        let inbox = Inbox::new(&self.outbox.tenant(tenant));
-        let billed = inbox.handle(CONSUMER, message.cause(), async |uow| {
+        let inbox = Inbox::new(&self.outbox.tenant(message.tenant()));
+        let billed = inbox.handle(CONSUMER, &message, async |uow| {
             sqlx::query("insert into bills (order_id, total_cents) values ($1, $2)")
                 .bind(&order.order_id)
                 .bind(order.total_cents)
@@ -164,10 +157,32 @@ impl Bills {
             Ok(Some(())) => println!("billed {}", order.order_id),
             Ok(None) => println!("again {}", order.order_id),
             Err(problem) => {
-                eprintln!("not now {id}: {}", problem.report());
+                eprintln!("not now {}: {}", message.id(), problem.report());
                 return Answer::Later;
             }
         }
         Answer::Done
+    }
+
+    /// Keeps what never can be read, instead of having it come for ever. The inbox does not know it:
+    /// when the program reads more, `bento-outbox replay` sends it once more. If it comes again before
+    /// the bus was told, it is kept twice, which is better than to take two messages for one.
+    async fn refuse(&self, id: Option<&str>, problem: &bento_outbox::Error, body: &[u8]) -> Answer {
+        let reason = problem.report();
+        let keep =
+            sqlx::query("insert into refused (message_id, reason, body) values ($1, $2, $3)")
+                .bind(id)
+                .bind(&reason)
+                .bind(body);
+        match keep.execute(self.outbox.store().pool()).await {
+            Ok(_) => {
+                eprintln!("refused {}: {reason}", id.unwrap_or("a message"));
+                Answer::Done
+            }
+            Err(problem) => {
+                eprintln!("not now: {problem}");
+                Answer::Later
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, AckKind};
 use futures_util::StreamExt as _;
 
-use super::{AT_A_TIME, Answer, Bills, CONSUMER, Message, PAUSE, Problem, TAKE_OVER, TYPE};
+use super::{AT_A_TIME, Answer, Bills, CONSUMER, PAUSE, Problem, TAKE_OVER, TYPE};
 
 /// Consumes until the connection is lost for good.
 pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
@@ -26,22 +26,12 @@ pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
         .await?;
     while let Some(delivered) = messages.next().await {
         let delivered = delivered?;
-        match bills.receive(&read(&delivered)).await {
+        let headers = delivered.headers.iter().flat_map(|headers| headers.iter());
+        let headers = headers.filter_map(|(name, values)| Some((name, values.first()?)));
+        match bills.receive(headers, &delivered.payload).await {
             Answer::Done => delivered.ack().await?,
             Answer::Later => delivered.ack_with(AckKind::Nak(Some(PAUSE))).await?,
         }
     }
     Ok(())
-}
-
-fn read(delivered: &jetstream::Message) -> Message {
-    let headers = delivered.headers.iter().flat_map(|headers| headers.iter());
-    let attributes = headers.filter_map(|(name, values)| {
-        let name = name.to_string().strip_prefix("ce-")?.to_owned();
-        Some((name, values.first()?.to_string()))
-    });
-    Message {
-        attributes: attributes.collect(),
-        body: delivered.payload.to_vec(),
-    }
 }

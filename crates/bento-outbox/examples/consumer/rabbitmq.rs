@@ -2,7 +2,6 @@
 //! connection ends goes back into the queue at once.
 
 use futures_util::StreamExt as _;
-use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
@@ -10,7 +9,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties, ExchangeKind};
 
-use super::{AT_A_TIME, Answer, Bills, CONSUMER, Message, PAUSE, Problem, TYPE};
+use super::{AT_A_TIME, Answer, Bills, CONSUMER, PAUSE, Problem, TYPE};
 
 /// The exchange that the outbox publishes to, by default.
 const EXCHANGE: &str = "outbox";
@@ -47,7 +46,12 @@ pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
         .await?;
     while let Some(delivered) = consumer.next().await {
         let delivered = delivered?;
-        match bills.receive(&read(&delivered)).await {
+        let headers = delivered.properties.headers().iter().flatten();
+        let headers = headers.filter_map(|(name, value)| match value {
+            AMQPValue::LongString(value) => Some((name.as_str(), value.as_bytes())),
+            _ => None,
+        });
+        match bills.receive(headers, &delivered.data).await {
             Answer::Done => {
                 delivered.ack(BasicAckOptions::default()).await?;
             }
@@ -63,19 +67,4 @@ pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
         }
     }
     Ok(())
-}
-
-fn read(delivered: &Delivery) -> Message {
-    let headers = delivered.properties.headers().iter().flatten();
-    let attributes = headers.filter_map(|(name, value)| match value {
-        AMQPValue::LongString(value) => {
-            let name = name.as_str().strip_prefix("cloudEvents:")?.to_owned();
-            Some((name, String::from_utf8(value.as_bytes().to_vec()).ok()?))
-        }
-        _ => None,
-    });
-    Message {
-        attributes: attributes.collect(),
-        body: delivered.data.clone(),
-    }
 }

@@ -2,12 +2,12 @@
 //! so somebody must take over what a dead one has left.
 
 use redis::streams::{
-    StreamAutoClaimOptions, StreamAutoClaimReply, StreamId, StreamReadOptions, StreamReadReply,
+    StreamAutoClaimOptions, StreamAutoClaimReply, StreamReadOptions, StreamReadReply,
 };
 use redis::{AsyncCommands as _, AsyncConnectionConfig, Client, RedisResult};
 use uuid::Uuid;
 
-use super::{AT_A_TIME, Answer, Bills, CONSUMER, Message, Problem, TAKE_OVER, TYPE};
+use super::{AT_A_TIME, Answer, Bills, CONSUMER, Problem, TAKE_OVER, TYPE};
 
 /// How long Redis waits for something new before it answers that there is nothing.
 const BLOCK_MS: usize = 500;
@@ -45,24 +45,15 @@ pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
         // What is not acknowledged is taken over in a while, by this process or another.
         let mut done = Vec::new();
         for entry in &entries {
-            if bills.receive(&read(entry)).await == Answer::Done {
+            let fields = entry.map.keys();
+            let headers = fields.filter_map(|name| Some((name, entry.get::<Vec<u8>>(name)?)));
+            let body: Vec<u8> = entry.get("data").unwrap_or_default();
+            if bills.receive(headers, &body).await == Answer::Done {
                 done.push(&entry.id);
             }
         }
         if !done.is_empty() {
             let _: usize = redis.xack(TYPE, CONSUMER, &done).await?;
         }
-    }
-}
-
-fn read(entry: &StreamId) -> Message {
-    let fields = entry.map.keys();
-    let attributes = fields.filter_map(|field| {
-        let name = field.strip_prefix("ce_")?.to_owned();
-        Some((name, entry.get(field)?))
-    });
-    Message {
-        attributes: attributes.collect(),
-        body: entry.get("data").unwrap_or_default(),
     }
 }

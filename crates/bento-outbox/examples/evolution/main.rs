@@ -17,12 +17,11 @@ use bento_outbox::publishers::FilePublisher;
 use bento_outbox::stores::{SqliteStore, Tables};
 use bento_outbox::{
     Aggregate, AsyncApi, CloudEvents, CompatibilityMode, DomainEvent, Event, EventRegistry,
-    EventType, Outbox, Payload, Projector, ProjectorSettings, SchemaBreak, SchemaFiles, Store as _,
-    schema_breaks,
+    EventType, Message, Outbox, Payload, Projector, ProjectorSettings, SchemaBreak, SchemaFiles,
+    Store as _, schema_breaks,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 /// The event as the third release knows it. Amounts have a currency and there are vouchers.
 #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -62,17 +61,25 @@ fn registry() -> bento_outbox::Result<EventRegistry> {
     EventRegistry::with_schema_base(
         "https://shop.example/schemas/",
         [EventType::described::<OrderPlaced>()
-            .upcast(|old: OrderPlacedV2| OrderPlaced {
-                total: Money {
-                    cents: old.total_cents,
-                    currency: "EUR".into(),
-                },
-                voucher: None,
+            .upcast(|old: OrderPlacedV2| {
+                Ok(OrderPlaced {
+                    total: Money {
+                        cents: old.total_cents,
+                        currency: "EUR".into(),
+                    },
+                    voucher: None,
+                })
             })
             .describe::<OrderPlacedV2>()
-            .upcast_json(1, |json| {
-                let euros = json["euros"].as_i64().ok_or("euros is no integer")?;
-                Ok(serde_json::json!({"total_cents": euros * 100}))
+            .upcast_json(1, |mut json| {
+                let fields = json.as_object_mut().ok_or("it is no object")?;
+                let euros = fields.remove("euros").and_then(|euros| euros.as_i64());
+                let cents = euros
+                    .ok_or("euros is no integer")?
+                    .checked_mul(100)
+                    .ok_or("euros are more than cents can tell")?;
+                fields.insert("total_cents".into(), cents.into());
+                Ok(json) // and whatever else stands there, for the type to refuse
             })
             .with_schema(1, first_schema)],
     )
@@ -230,27 +237,14 @@ async fn waiting(store: &SqliteStore) -> Result<(), sqlx::Error> {
 
 /// Reads the stream from its beginning.
 fn handle_all(stream: &Path) -> Result<Vec<Handled>, Box<dyn std::error::Error>> {
-    /// A CloudEvent as far as it matters here. `data` stays as it was written.
-    #[derive(Deserialize)]
-    struct Line {
-        r#type: String,
-        schemaversion: u32,
-        subject: String,
-        data: Box<RawValue>,
-    }
-
     let registry = registry()?;
     let mut handled = Vec::new();
     for line in fs::read_to_string(stream)?.lines() {
-        let line: Line = serde_json::from_str(line)?;
-        let event = registry.decode((
-            &*line.r#type,
-            line.schemaversion,
-            line.data.get().as_bytes(),
-        ))?;
+        let message = Message::structured(line.as_bytes())?;
+        let event = registry.decode(&message)?;
         match event.event_type() {
             OrderPlaced::TYPE => handled.push(Handled {
-                order: line.subject,
+                order: message.attribute("subject").unwrap_or_default().into(),
                 version: event.version(),
                 event: event.downcast()?,
             }),
@@ -293,6 +287,30 @@ mod tests {
         }
         let stream = fs::read_to_string(folder.path().join("stream.jsonl")).unwrap();
         assert!(stream.contains(r#""dataschema":"https://shop.example/schemas/order.placed/3""#));
+    }
+
+    #[test]
+    fn what_an_upcaster_does_not_know_or_cannot_tell_is_refused() {
+        let registry = registry().unwrap();
+        for (version, json, says) in [
+            (
+                1,
+                r#"{"euros":92233720368547759}"#,
+                "euros are more than cents can tell",
+            ),
+            (1, r#"{"euros":"42"}"#, "euros is no integer"),
+            (1, r#"{"euros":42,"tip":2}"#, "field \"tip\" is not known"),
+            (
+                2,
+                r#"{"total_cents":42,"tip":2}"#,
+                "field \"tip\" is not known",
+            ),
+        ] {
+            let error = registry
+                .decode(("order.placed", version, json.as_bytes()))
+                .unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
     }
 
     #[test]

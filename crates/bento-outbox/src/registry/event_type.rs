@@ -23,11 +23,13 @@ use crate::event::{DomainEvent, Event, Payload};
 /// # #[derive(serde::Serialize, serde::Deserialize)] struct OrderPlaced { total_cents: i64 }
 /// # impl DomainEvent for OrderPlaced { const TYPE: &'static str = "order.placed"; const VERSION: u32 = 3; }
 /// let order_placed = EventType::of::<OrderPlaced>()
-///     .upcast(|old: Old| OrderPlaced { total_cents: old.cents })
+///     .upcast(|old: Old| Ok(OrderPlaced { total_cents: old.cents }))
 ///     .upcast_json(1, |mut json| {
-///         json["cents"] = json["euros"].as_i64().ok_or("euros is no integer")?.into();
-///         json.as_object_mut().ok_or("no object")?.remove("euros");
-///         Ok(json)
+///         let fields = json.as_object_mut().ok_or("it is no object")?;
+///         let euros = fields.remove("euros").and_then(|euros| euros.as_i64());
+///         let cents = euros.and_then(|euros| euros.checked_mul(100));
+///         fields.insert("cents".into(), cents.ok_or("euros is no amount")?.into());
+///         Ok(json) // with every other field, so that none is dropped unseen
 ///     });
 /// ```
 #[derive(Clone)]
@@ -47,6 +49,8 @@ pub struct EventType {
 }
 
 type Read = fn(&[u8], bool) -> Result<Box<dyn Any + Send + Sync>, Misfit>;
+/// Why an upcaster does not take an event.
+type Refusal = Box<dyn std::error::Error + Send + Sync>;
 type Upcast = dyn Fn(&[u8], bool) -> Result<Vec<u8>, String> + Send + Sync;
 
 /// Whether a payload follows a schema, and otherwise where and why not.
@@ -90,12 +94,15 @@ impl EventType {
         this
     }
 
-    /// Turns `Old`, an older version of the same type, into `New`, which is a later one.
+    /// Turns `Old`, an older version of the same type, into `New`, which is a later one. An error of
+    /// `upcast` says what is wrong with the event, without a value from it; the event is then
+    /// [`Undecodable`](ErrorKind::Undecodable).
     #[must_use]
-    pub fn upcast<Old, New>(mut self, upcast: impl Fn(Old) -> New + Send + Sync + 'static) -> Self
+    pub fn upcast<Old, New, F>(mut self, upcast: F) -> Self
     where
         Old: DomainEvent + DeserializeOwned,
         New: DomainEvent,
+        F: Fn(Old) -> Result<New, Refusal> + Send + Sync + 'static,
     {
         self.must_be_same_type::<Old>();
         self.must_be_same_type::<New>();
@@ -103,20 +110,21 @@ impl EventType {
         let step = move |payload: &[u8], takes_unknown_fields: bool| {
             let old =
                 read::<Old>(payload, takes_unknown_fields).map_err(|misfit| misfit.to_string())?;
-            serde_json::to_vec(&upcast(old))
+            let new = upcast(old).map_err(|error| error.to_string())?;
+            serde_json::to_vec(&new)
                 .map_err(|_| format!("version {} cannot be serialised", New::VERSION))
         };
         self.add_upcaster(Old::VERSION, New::VERSION, Arc::new(step));
         self
     }
 
-    /// Turns the JSON of the version `from` into that of the next one. An error of `upcast` says
-    /// what is wrong with the payload, without a value from it.
+    /// Turns the JSON of the version `from` into that of the next one; errors as for
+    /// [`upcast`](Self::upcast). Change the value rather than make a new one: a field that `upcast`
+    /// does not know is then still there, and refused by the type.
     #[must_use]
     pub fn upcast_json<F>(mut self, from: u32, upcast: F) -> Self
     where
-        F: Fn(Value) -> Result<Value, Box<dyn std::error::Error + Send + Sync>>,
-        F: Send + Sync + 'static,
+        F: Fn(Value) -> Result<Value, Refusal> + Send + Sync + 'static,
     {
         let step = move |payload: &[u8], _: bool| {
             let old = read_value(payload).map_err(|misfit| misfit.to_string())?;
@@ -127,8 +135,9 @@ impl EventType {
         self
     }
 
-    /// The oldest version that may still be somewhere, so that older ones need no upcaster. Defaults
-    /// to 1.
+    /// The oldest version that may still be somewhere, so that older ones need no upcaster: they are
+    /// retired, and one that comes after all is a [`RetiredVersion`](ErrorKind::RetiredVersion).
+    /// Defaults to 1.
     #[must_use]
     pub fn oldest_version(self, version: u32) -> Self {
         Self {
@@ -275,19 +284,26 @@ impl EventType {
         Ok(())
     }
 
-    /// Whether a version is read.
-    pub(super) fn reads(&self, version: u32) -> Result<(), String> {
-        let newest = self.version;
-        if version > newest {
-            return Err(format!(
-                "this program knows versions up to {newest} and turns no newer one back; update the program"
-            ));
+    /// Whether a version is read, and otherwise why not.
+    pub(super) fn reads(&self, version: u32) -> Result<(), (ErrorKind, String)> {
+        let (oldest, newest) = (self.oldest_version, self.version);
+        if version == 0 {
+            let what =
+                format!("versions begin with 1, and this program reads {oldest} to {newest}");
+            return Err((ErrorKind::UnknownVersion, what));
         }
-        if version < self.oldest_version {
-            let oldest = self.oldest_version;
-            return Err(format!(
-                "this program knows versions from {oldest} to {newest}"
-            ));
+        if version > newest {
+            let what = format!(
+                "this program knows versions up to {newest} and turns no newer one back; update the program"
+            );
+            return Err((ErrorKind::UnknownVersion, what));
+        }
+        if version < oldest {
+            let what = format!(
+                "this program reads versions {oldest} to {newest} and no older ones; to have it read, register \
+                 the upcasters from version {version} on, with oldest_version({version})"
+            );
+            return Err((ErrorKind::RetiredVersion, what));
         }
         Ok(())
     }

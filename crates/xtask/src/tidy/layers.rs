@@ -42,6 +42,7 @@ const PARTS: &[&str] = &[
     "held",
     "immediate",
     "inbox",
+    "message",
     "outbox",
     "projector",
     "refusing",

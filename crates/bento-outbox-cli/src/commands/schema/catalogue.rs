@@ -7,6 +7,7 @@ use std::path::Path;
 use bento_outbox::{BrokenSide, CompatibilityMode, SchemaBreak};
 use serde_json::Value;
 
+use super::retired::Retired;
 use crate::failure::{Failure, Result};
 
 /// The schemas of one side.
@@ -40,6 +41,8 @@ struct Place {
 pub(super) struct Comparisons<'a> {
     pub(super) pairs: Vec<Pair<'a>>,
     pub(super) others: Vec<(String, Other)>,
+    /// The versions that are gone on purpose.
+    pub(super) retired: Vec<String>,
     /// For the person, of what is not compared.
     pub(super) notes: Vec<String>,
 }
@@ -180,11 +183,16 @@ impl Catalogue {
         Ok(())
     }
 
-    /// What is to be compared when these schemas become `new` ones.
-    pub(super) fn comparisons<'a>(&'a self, new: &'a Self) -> Result<Comparisons<'a>> {
+    /// What is to be compared when these schemas become `new` ones and some are `retired`.
+    pub(super) fn comparisons<'a>(
+        &'a self,
+        new: &'a Self,
+        retired: &[Retired],
+    ) -> Result<Comparisons<'a>> {
         let mut comparisons = Comparisons {
             pairs: Vec::new(),
             others: Vec::new(),
+            retired: Vec::new(),
             notes: Vec::new(),
         };
         if self.kind != new.kind {
@@ -192,6 +200,26 @@ impl Catalogue {
                 "OLD and NEW must be two JSON Schemas, two AsyncAPI documents or two folders",
             ));
         }
+        if self.kind == Kind::Schema && !retired.is_empty() {
+            return Err(Failure::misuse(
+                "--retire is for folders and AsyncAPI documents: of two files nothing is gone",
+            ));
+        }
+        for version in retired {
+            if new.describes(version) {
+                return Err(Failure::misuse(format!(
+                    "--retire {version}: NEW still describes that version, so it is not gone"
+                )));
+            }
+            if self.describes(version) {
+                comparisons.retired.push(version.to_string());
+            } else {
+                comparisons.notes.push(format!(
+                    "--retire {version}: OLD does not describe that version, so the flag is not needed"
+                ));
+            }
+        }
+        let is_retired = |name: &str| retired.iter().any(|version| version.is(name));
         if let (Kind::Schema, Some((_, old)), Some((name, place))) = (
             self.kind,
             self.schemas.first_key_value(),
@@ -207,7 +235,7 @@ impl Catalogue {
         }
         for (name, place) in &new.schemas {
             let before = self.schemas.get(name).map(|old| self.at(old));
-            match before.or_else(|| self.predecessor(new, name)) {
+            match before.or_else(|| self.predecessor(new, name, &is_retired)) {
                 Some(old) => {
                     comparisons.pairs.push(Pair {
                         name: name.clone(),
@@ -226,7 +254,7 @@ impl Catalogue {
         for name in self
             .schemas
             .keys()
-            .filter(|name| !new.schemas.contains_key(*name))
+            .filter(|name| !new.schemas.contains_key(*name) && !is_retired(name))
         {
             if new.bare.contains(name) {
                 comparisons
@@ -236,7 +264,7 @@ impl Catalogue {
                 comparisons.others.push((name.clone(), Other::Gone));
             }
         }
-        for (name, topics) in &self.topics {
+        for (name, topics) in self.topics.iter().filter(|(name, _)| !is_retired(name)) {
             let there = new.topics.get(name);
             let left = topics
                 .iter()
@@ -248,15 +276,21 @@ impl Catalogue {
         Ok(comparisons)
     }
 
-    /// The nearest earlier version of what is new in `new`, there or here.
-    fn predecessor<'a>(&'a self, new: &'a Self, name: &str) -> Option<(&'a Value, &'a str)> {
+    /// The nearest earlier version of what is new in `new`, there or here, of which data is left.
+    fn predecessor<'a>(
+        &'a self,
+        new: &'a Self,
+        name: &str,
+        is_retired: &impl Fn(&str) -> bool,
+    ) -> Option<(&'a Value, &'a str)> {
         let (stem, version, end) = versioned(name)?;
         let earlier = [self, new].into_iter().flat_map(|side| {
             let places = side
                 .schemas
                 .iter()
                 .map(move |(name, place)| (name, side.at(place)));
-            places.filter_map(|(name, schema)| {
+            let left = places.filter(|(name, _)| !is_retired(name));
+            left.filter_map(|(name, schema)| {
                 let (other, earlier, its_end) = versioned(name)?;
                 ((other, its_end) == (stem, end) && earlier < version).then_some((earlier, schema))
             })
@@ -265,6 +299,12 @@ impl Catalogue {
         earlier
             .max_by_key(|(version, _)| *version)
             .map(|(_, schema)| schema)
+    }
+
+    /// Whether a version is here, with a schema or without.
+    fn describes(&self, version: &Retired) -> bool {
+        let named = self.schemas.keys().chain(&self.bare);
+        named.chain(self.topics.keys()).any(|name| version.is(name))
     }
 
     fn at<'a>(&'a self, place: &'a Place) -> (&'a Value, &'a str) {

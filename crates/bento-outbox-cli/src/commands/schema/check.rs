@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::catalogue::Catalogue;
+use super::retired::Retired;
 use crate::failure::Result;
 use crate::terminal;
 
@@ -19,6 +20,8 @@ use crate::terminal;
 /// readers of old data, and an AsyncAPI message that left its topic breaks old readers. Where AsyncAPI
 /// documents lie beside schemas, only their topics are compared.
 ///
+/// A version of which no data is left anywhere, in no outbox, stream or archive, may go: --retire says so.
+///
 /// A writer is taken to write the fields that its schema names, and others only where the schema says
 /// which; so a new optional field breaks nobody but readers that refuse fields which they do not know.
 /// What cannot be compared counts as a break. Each break is a line. Exits with 1 when there is one.
@@ -26,7 +29,8 @@ use crate::terminal;
 #[command(after_help = "Examples:
   bento-outbox schema check order.placed.v3.schema.json order.placed.v4.schema.json
   git worktree add --detach /tmp/main main
-  bento-outbox schema check /tmp/main/schemas schemas --mode full")]
+  bento-outbox schema check /tmp/main/schemas schemas --mode full
+  bento-outbox schema check /tmp/main/schemas schemas --retire order.placed@1")]
 pub(crate) struct Check {
     /// The schemas as they were: a file or a folder
     old: PathBuf,
@@ -35,6 +39,9 @@ pub(crate) struct Check {
     /// Which way the change must be compatible
     #[arg(long, value_enum, default_value_t)]
     mode: Mode,
+    /// This version is gone on purpose, as order.placed@1; may be given several times
+    #[arg(long, value_name = "TYPE@VERSION", value_parser = Retired::parse)]
+    retire: Vec<Retired>,
     /// One JSON object instead of lines
     #[arg(long)]
     json: bool,
@@ -57,6 +64,8 @@ struct Report {
     mode: CompatibilityMode,
     compatible: bool,
     compared: usize,
+    /// The versions that are gone on purpose.
+    retired: Vec<String>,
     breaks: Vec<Named>,
 }
 
@@ -72,7 +81,7 @@ impl Check {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let mode = CompatibilityMode::from(self.mode);
         let (old, new) = (Catalogue::read(&self.old)?, Catalogue::read(&self.new)?);
-        let comparisons = old.comparisons(&new)?;
+        let comparisons = old.comparisons(&new, &self.retire)?;
         let mut breaks = Vec::new();
         for pair in &comparisons.pairs {
             let found = schema_breaks_at(pair.old, pair.new, mode);
@@ -93,6 +102,7 @@ impl Check {
             mode,
             compatible: breaks.is_empty(),
             compared: comparisons.pairs.len(),
+            retired: comparisons.retired,
             breaks,
         };
         report.print(self.json)?;
@@ -117,6 +127,9 @@ impl Report {
                 writeln!(out, "{}", terminal::visible(&line))
             })
         })?;
+        for version in &self.retired {
+            terminal::say(format!("{version} is gone on purpose"));
+        }
         let compared = terminal::counted(self.compared as u64, "schema");
         let found = match self.breaks.len() as u64 {
             0 => "compatible".into(),

@@ -2,15 +2,18 @@
 
 mod catalogue;
 mod check;
+mod retired;
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use crate::failure::Result;
+use crate::settings::Flags;
 
 /// Compare the schemas of events
 #[derive(Args)]
+#[command(args = Flags::hidden())]
 #[command(after_help = "Example:
   bento-outbox schema check schemas/order.placed.v3.schema.json schemas/order.placed.v4.schema.json")]
 pub(crate) struct Schema {
