@@ -211,7 +211,7 @@ async fn check_events(
     if total.paused_events > 0 {
         let kept = counted(total.paused_events, "event");
         let found = format!("{kept} kept because the destination is paused");
-        findings.add("pauses", State::Note, found, "");
+        findings.add("events", State::Note, found, "");
     }
     let stands_still = relay_lives && total.sent_per_second == 0.0;
     retrying::check(store, stands_still, findings).await;
