@@ -14,13 +14,12 @@ use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::{MySqlStore, PostgresStore};
 use bento_outbox::{
     Act, Cause, Claim, Commands, Error, ErrorKind, Event, Fence, Filter, Inbox, Outbox, Page,
-    Pausable, Payload, Projector, ProjectorSettings, Relay, Settle, Settlement, Status, Store,
-    TransactionalStore, UnitOfWork, Verdict, raise,
+    Pausable, Payload, Projector, ProjectorSettings, Relay, ReplaySettings, Settle, Settlement,
+    Status, Store, TransactionalStore, UnitOfWork, Verdict, raise, replayable, why,
 };
 use bento_outbox_conformance::cancel::{cancel_after_each, cancel_at_every_await};
 use bento_outbox_conformance::faults::{Proxy, Way};
 use bento_outbox_conformance::servers::{shared_mariadb, shared_postgres};
-use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
@@ -56,14 +55,14 @@ trait Orders: TransactionalStore {
 
 /// Implements [`Orders`] for a store of sqlx.
 macro_rules! orders {
-    ($store:ident, $pool:ident, $server:ident, $insert:literal, $commit:literal) => {
+    ($store:ident, $pool:path, $server:ident, $insert:literal, $commit:literal) => {
         #[async_trait]
         impl Orders for $store {
             const COMMIT: &'static [u8] = $commit;
 
             async fn slow() -> Slow<Self> {
                 let database = $server().database().await;
-                let direct = $pool::new().max_connections(2).connect(database.url());
+                let direct = $pool().max_connections(2).connect(database.url());
                 let direct = $store::new(direct.await.unwrap());
                 direct.migrate().await.unwrap();
                 sqlx::query("create table orders (id bigint)")
@@ -71,7 +70,7 @@ macro_rules! orders {
                     .await
                     .unwrap();
                 let proxy = Proxy::before(database.url()).await;
-                let pool = $pool::new()
+                let pool = $pool()
                     .max_connections(1)
                     .acquire_timeout(Duration::from_secs(20))
                     .connect(&proxy.url_of(database.url()))
@@ -111,14 +110,14 @@ macro_rules! orders {
 
 orders!(
     PostgresStore,
-    PgPoolOptions,
+    PgPoolOptions::new,
     shared_postgres,
     "insert into orders values ($1)",
     b"COMMIT"
 );
 orders!(
     MySqlStore,
-    MySqlPoolOptions,
+    MySqlStore::pool_options,
     shared_mariadb,
     "insert into orders values (?)",
     b"commit"
@@ -377,6 +376,11 @@ async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
     )
     .await;
     cancel_after_each(few(), async || drop(store.status().await.unwrap()), look).await;
+    cancel_after_each(few(), async || drop(store.backlog().await.unwrap()), look).await;
+    cancel_after_each(few(), async || drop(store.inspect().await.unwrap()), look).await;
+    let settings = ProjectorSettings::default();
+    let why = async || drop(why(&*store, ids[0], &settings).await.unwrap());
+    cancel_after_each(few(), why, look).await;
     cancel_after_each(few(), async || drop(store.find(&ids).await.unwrap()), look).await;
     cancel_after_each(few(), async || store.check().await.unwrap(), look).await;
     cancel_after_each(few(), async || drop(store.migrate().await.unwrap()), look).await;
@@ -498,6 +502,17 @@ async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
         40 - dead.len(),
         "each event once, but for the dead letters"
     );
+    let (sent, settings) = (40 - dead.len(), ReplaySettings::default());
+    let replay = async || {
+        let found = replayable(&*store, &settings).await.unwrap();
+        let (bus, stop) = (Arc::new(bus.clone()), std::future::pending());
+        let again = found.publish_by("test", store.clone(), bus, settings.clone(), |_| (), stop);
+        assert_eq!(again.await.unwrap().published, sent as u64);
+    };
+    cancel_after_each(few(), replay, look).await;
+    assert!(bus.published().len() >= 2 * sent);
+    let letters_again = store.events(&letters, &Page::default()).await.unwrap();
+    assert_eq!(letters_again.len(), dead.len(), "a replay settles nothing");
 }
 
 async fn a_commit_whose_answer_is_lost_is_looked_up<S: Orders>() {

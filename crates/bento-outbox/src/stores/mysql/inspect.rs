@@ -1,7 +1,6 @@
 //! What is wrong with the server, its sessions and the rights on the tables.
 
 use chrono::NaiveDateTime;
-use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
 use super::super::sql::error;
@@ -167,15 +166,12 @@ pub(super) async fn inspect(store: &MySqlStore) -> Result<Inspection> {
         .fetch_one(&store.pool)
         .await
         .map_err(looking)?;
-    // Of a connection of its own, since its time zone is changed.
-    let mut connection = store.pool.acquire().await.map_err(looking)?;
-    connection.close_on_drop();
     Ok(Inspection {
         server: Some(session.server.shown()),
         clock: Some(time(clock)),
         missing: missing(store).await?,
         forbidden: forbidden(store).await?,
-        oldest_transaction_seconds: oldest_transaction(&mut connection).await,
+        oldest_transaction_seconds: oldest_transaction(store).await?,
         relays: relays(store).await?,
         cautions: session.cautions(),
     })
@@ -276,17 +272,23 @@ async fn forbidden(store: &MySqlStore) -> Result<Vec<String>> {
     Ok(forbidden)
 }
 
-/// None without one, and without the right to look (PROCESS). The server tells its local time.
-async fn oldest_transaction(connection: &mut MySqlConnection) -> Option<f64> {
+/// None without one, and without the right to look (PROCESS). The server tells its local time, so the session
+/// takes that as its own and ends with this question.
+async fn oldest_transaction(store: &MySqlStore) -> Result<Option<f64>> {
+    let acquired = store.pool.acquire().await;
+    let mut connection = acquired.map_err(|e| error("looking for open transactions", e))?;
+    connection.close_on_drop();
     let rows = sqlx::raw_sql(
         "set time_zone = 'SYSTEM';
          select timestampdiff(microsecond, min(trx_started), now(6)) as age from information_schema.innodb_trx",
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await
-    .ok()?;
-    let age: Option<i64> = rows.first()?.try_get("age").ok()?;
-    age.map(|micros| micros.max(0) as f64 / 1e6)
+    .unwrap_or_default();
+    let age = rows
+        .first()
+        .and_then(|row| row.try_get::<Option<i64>, _>("age").ok()?);
+    Ok(age.map(|micros| micros.max(0) as f64 / 1e6))
 }
 
 async fn relays(store: &MySqlStore) -> Result<Vec<LiveRelay>> {

@@ -23,7 +23,7 @@ use sqlx::mysql::{
     MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlPool, MySqlPoolOptions,
     MySqlQueryResult, MySqlRow,
 };
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Connection as _, Executor};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -68,6 +68,8 @@ pub struct MySqlStore {
 impl MySqlStore {
     /// The outbox in the pool's database, in the table `outbox`. [`Store::check`] tells whether the
     /// pool's sessions are sound.
+    ///
+    /// Make it of [`pool_options`](Self::pool_options).
     pub fn new(pool: MySqlPool) -> Self {
         Self::with_tables(pool, Tables::default())
     }
@@ -94,7 +96,7 @@ impl MySqlStore {
         let Ok(options) = MySqlConnectOptions::from_str(url) else {
             return refuse("the URL is not one of MySQL");
         };
-        let pool = MySqlPoolOptions::new()
+        let pool = Self::pool_options()
             .acquire_timeout(Duration::from_secs(10))
             .after_connect(|connection, _| {
                 Box::pin(async move { connection.execute(SESSION).await.map(drop) })
@@ -105,6 +107,21 @@ impl MySqlStore {
             return refuse("the URL names no database, as mysql://user@host/shop does");
         }
         Ok(store)
+    }
+
+    /// Options for a pool of your own, to which you add yours.
+    ///
+    /// Where a future is dropped while sqlx 0.9.0 prepares its statement, the connection waits for an answer that
+    /// never comes, and never returns to a pool with other options: these close it after a second.
+    #[must_use]
+    pub fn pool_options() -> MySqlPoolOptions {
+        MySqlPoolOptions::new().after_release(|connection, _| {
+            Box::pin(async {
+                // Of no cost where nothing is waited for.
+                let flushed = timeout(FLUSH_MAX, connection.flush()).await;
+                Ok(matches!(flushed, Ok(Ok(()))))
+            })
+        })
     }
 
     /// The pool, for the caller's own statements.
@@ -460,6 +477,9 @@ impl MySqlStore {
 /// What is set for each session of a pool of our own. The driver sees to UTC and to UTF-8.
 const SESSION: &str = "set session transaction isolation level read committed;
      set session sql_mode = concat(@@session.sql_mode, ',STRICT_TRANS_TABLES')";
+
+/// So long a connection that was given back has for the answers to what was dropped.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// So long one look for the events of a commit whose answer was lost takes at most.
 const LOOK_MAX: Duration = Duration::from_secs(5);
