@@ -124,6 +124,12 @@ impl Proxy {
         self.shared.state().faults.delay[way as usize] = delay;
     }
 
+    /// Passes on so many bytes at a time, as a network does that cuts what is sent into segments; a
+    /// [`delay`](Self::delay) is of each. Zero ends it.
+    pub fn segments(&self, way: Way, bytes: usize) {
+        self.shared.state().faults.segment[way as usize] = bytes;
+    }
+
     /// Accepts bytes and connections, and passes nothing on: the network drops every packet.
     pub fn blackhole(&self, on: bool) {
         self.shared.state().faults.blackhole = on;
@@ -165,6 +171,8 @@ impl Proxy {
 #[derive(Default)]
 struct Faults {
     delay: [Duration; 2],
+    /// Zero for any size.
+    segment: [usize; 2],
     blackhole: bool,
     refuse: bool,
     cut_after: [Option<u64>; 2],
@@ -320,7 +328,11 @@ async fn pump(
     let line = || line.lock().unwrap_or_else(PoisonError::into_inner);
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let bytes = match from.read(&mut buffer).await? {
+        let segment = match shared.state().faults.segment[way as usize] {
+            0 => buffer.len(),
+            bytes => bytes.min(buffer.len()),
+        };
+        let bytes = match from.read(&mut buffer[..segment]).await? {
             // Not even the end of a stream gets past a gap.
             0 if line().lost[way as usize] => return Ok(()),
             0 => return to.shutdown().await,

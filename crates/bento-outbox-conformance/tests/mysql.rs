@@ -1,5 +1,6 @@
 //! What is MySQL's own: deadlocks, and transactions that the server ends by itself.
 
+mod dropped;
 mod server;
 
 use std::collections::HashMap;
