@@ -76,6 +76,12 @@ fn each_alert_fires_for_what_it_is_for() {
             "class=~\"blocked|config|throttled\"",
             "class=~\"blocked|config|throttled|message\"",
         ),
+        // Another outbox in the same Prometheus would speak for this one.
+        (
+            "unless on (job) sum by (job) (rate",
+            "unless on () sum(rate",
+        ),
+        ("unless on (job) outbox", "unless on () outbox"),
     ] {
         let broken = rules.replace(right, wrong);
         assert_ne!(broken, rules, "{right} stands in the rules");
@@ -104,6 +110,34 @@ fn each_alert_has_its_place_in_the_book() {
         .filter_map(|line| line.strip_prefix("### "))
         .collect();
     assert_eq!(headings, alerts(&rules), "in the same order");
+    let runbooks: Vec<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("runbook_url: "))
+        .collect();
+    let place = |alert: &str| {
+        let anchor = alert.to_ascii_lowercase();
+        format!(
+            "{}/blob/main/docs/src/metrics.md#{anchor}",
+            env!("CARGO_PKG_REPOSITORY")
+        )
+    };
+    let places: Vec<String> = headings.iter().map(|alert| place(alert)).collect();
+    assert_eq!(runbooks, places);
+}
+
+#[test]
+fn no_alert_mixes_the_relays_of_two_outboxes() {
+    for expression in expressions(&read("prometheus/rules.yaml")) {
+        for aggregation in ["sum", "max", "min", "count"] {
+            assert!(
+                !expression.contains(&format!("{aggregation}(")),
+                "{expression}"
+            );
+        }
+        for (at, _) in expression.match_indices(" by (") {
+            assert!(expression[at + 5..].starts_with("job"), "{expression}");
+        }
+    }
 }
 
 /// The expressions of the dashboard.
@@ -323,7 +357,7 @@ fn the_manifests_are_as_kubernetes_takes_them() {
     // The tool calls what it reads by a name, which this one gets when it is created.
     let job = read("kubernetes/migrate.yaml").replace("generateName:", "name:");
     let wrong = relay.replace("livenessProbe:", "livelinessProbe:");
-    for (file, documents) in [(copy("relay.yaml", relay), 5), (copy("job.yaml", job), 1)] {
+    for (file, documents) in [(copy("relay.yaml", relay), 6), (copy("job.yaml", job), 1)] {
         for version in ["1.29", "1.37"] {
             let said = passes(&mut check(&file, version));
             assert_eq!(said.matches("passed").count(), documents, "{said}");
@@ -355,6 +389,44 @@ fn a_migration_can_be_run_again_and_is_not_run_as_the_relay() {
     assert_eq!(value(&relay, "image: "), value(&job, "image: "));
 }
 
+/// Where every way to deploy has the settings that are no secrets.
+const SETTINGS_FILE: &str = "/etc/bento-outbox/outbox.toml";
+
+#[test]
+fn the_settings_file_has_one_place() {
+    let flag = format!("--config {SETTINGS_FILE}");
+    let of_a_list = format!("\"--config\", \"{SETTINGS_FILE}\"]");
+    for (file, named, times) in [
+        ("systemd/bento-outbox.service", &flag, 1),
+        ("systemd/outbox-shell", &flag, 1),
+        ("container/Dockerfile", &of_a_list, 2),
+        ("kubernetes/bento-outbox.yaml", &of_a_list, 1),
+    ] {
+        assert_eq!(read(file).matches(named.as_str()).count(), times, "{file}");
+    }
+    // The book shows the script, whose comment it spares.
+    let page = fs::read_to_string(root().join("docs/src/deploying.md")).unwrap();
+    let script = read("systemd/outbox-shell");
+    let command = script.splitn(3, '\n').nth(2).unwrap();
+    assert!(page.contains(command), "{command}");
+    passes(
+        Command::new("sh")
+            .arg("-n")
+            .arg(deployed("systemd/outbox-shell")),
+    );
+
+    // What the ConfigMap has there is what the program takes.
+    let relay = read("kubernetes/bento-outbox.yaml");
+    let (_, after) = relay.split_once("outbox.toml: |\n").unwrap();
+    let lines = after.lines().map_while(|line| line.strip_prefix("    "));
+    let place = crate::place::Place::new();
+    let settings = lines.collect::<Vec<_>>().join("\n");
+    fs::write(place.path().join("given.toml"), settings).unwrap();
+    let config = place.run(&["config", "--json", "--config", "given.toml"]);
+    let config: Value = serde_json::from_str(&config.succeeded().stdout).unwrap();
+    assert_eq!(config["log_format"]["value"], "json", "{config}");
+}
+
 #[test]
 fn what_is_set_by_kubernetes_and_systemd_is_a_setting() {
     let config = crate::place::Place::new()
@@ -383,20 +455,24 @@ fn what_is_set_by_kubernetes_and_systemd_is_a_setting() {
 fn the_unit_is_as_systemd_takes_it_and_has_few_rights() {
     let folder = tempfile::tempdir().unwrap();
     let unit = folder.path().join("bento-outbox.service");
+    let template = folder.path().join("bento-outbox@2.service");
     // The program of this build in the place of the one that is installed.
     let text = read("systemd/bento-outbox.service");
     let program = env!("CARGO_BIN_EXE_bento-outbox");
     let with = text.replace("/usr/local/bin/bento-outbox", program);
     assert_ne!(with, text);
-    fs::write(&unit, with).unwrap();
-    let said = passes(Command::new("systemd-analyze").arg("verify").arg(&unit));
-    assert!(!said.contains("bento-outbox.service"), "{said}");
+    // A second relay of the machine has the same unit as a template.
+    for unit in [&unit, &template] {
+        fs::write(unit, &with).unwrap();
+        let said = passes(Command::new("systemd-analyze").arg("verify").arg(unit));
+        assert!(!said.contains("bento-outbox"), "{said}");
+    }
     let security = ["security", "--offline=true", "--threshold=15", "--no-pager"];
     passes(Command::new("systemd-analyze").args(security).arg(&unit));
     fs::write(
         &unit,
         text.replace("/usr/local/bin/bento-outbox", program)
-            .replace("Type=notify", "Type=notifies"),
+            .replace("Type=exec", "Type=executes"),
     )
     .unwrap();
     let said = ran(Command::new("systemd-analyze").arg("verify").arg(&unit));
@@ -437,6 +513,8 @@ fn every_command_that_the_book_names_is_there() {
         "settings",
         "alerts",
         "routing",
+        "operating",
+        "pausing",
     ] {
         let text = fs::read_to_string(root().join(format!("docs/src/{page}.md"))).unwrap();
         for command in commands_of(&text) {
