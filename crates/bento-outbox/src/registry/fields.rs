@@ -6,7 +6,7 @@
 //! field, the type does not look at it.
 //!
 //! A proof reads the payload again. So that many of them take no more than a few readings of it all,
-//! lists and maps with many such fields are cut into halves, as long as the halves are read alike.
+//! lists and maps with many such fields are cut into pieces, as long as the pieces are read alike.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +24,11 @@ const PROOFS: [&str; 4] = ["\"\\u0001proof\"", "{}", "[]", "-1"];
 /// Levels that are looked into, as many as serde_json reads. What is deeper is compared as a whole.
 const LEVELS_MAX: usize = 128;
 
-/// With more fields to be proved, it pays to halve the payload first.
+/// With more fields to be proved, it pays to cut the payload first.
 const FIELDS_AT_ONCE: usize = 4;
+
+/// Into how many pieces at a time.
+const PIECES: usize = 16;
 
 /// From so many members on, an object may be a map.
 const MAP_MEMBERS_MIN: usize = 16;
@@ -34,7 +37,7 @@ const MAP_MEMBERS_MIN: usize = 16;
 const PROOF_BYTES: usize = 32 << 20;
 const PROOF_READINGS: usize = 256;
 
-/// What is halved, the first that is read alike: lists may be of a fixed length, and what looks like
+/// What is cut, the first that is read alike: lists may be of a fixed length, and what looks like
 /// a map may be a type of many fields.
 const CUTS: [Cut; 4] = [
     Cut {
@@ -115,7 +118,7 @@ pub(super) fn rounded_integer(json: &str) -> Option<String> {
 #[derive(Clone)]
 enum Tree<'a> {
     Object(BTreeMap<String, Tree<'a>>),
-    /// Each element with its index in the payload, of which this may be a half.
+    /// Each element with its index in the payload, of which this may be a piece.
     Array(Vec<(usize, Tree<'a>)>),
     Leaf(&'a str),
 }
@@ -127,7 +130,7 @@ enum Step {
     Index(usize),
 }
 
-/// What is halved: lists, and perhaps maps; everywhere, or only where fields are to be proved.
+/// What is cut: lists, and perhaps maps; everywhere, or only where fields are to be proved.
 #[derive(Clone, Copy)]
 struct Cut {
     maps: bool,
@@ -263,9 +266,9 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// The first or the second half of each outermost list or map that `cut` says, of which
-    /// `was_cut` is told. `fields` are those to be proved.
-    fn half(&self, cut: Cut, second: bool, fields: &[&[Step]], was_cut: &mut bool) -> Self {
+    /// The piece of that number of each outermost list or map that `cut` says; `was_cut` is told
+    /// whether there are any. `fields` are those to be proved.
+    fn piece(&self, cut: Cut, number: usize, fields: &[&[Step]], was_cut: &mut bool) -> Self {
         let mut inside: BTreeMap<&Step, Vec<&[Step]>> = BTreeMap::new();
         for (step, rest) in fields.iter().filter_map(|field| field.split_first()) {
             inside.entry(step).or_default().push(rest);
@@ -273,7 +276,7 @@ impl<'a> Tree<'a> {
         let is_cut = cut.everywhere || !inside.is_empty();
         let mut range = |len: usize| {
             *was_cut = true;
-            if second { len / 2..len } else { 0..len / 2 }
+            len * number / PIECES..len * (number + 1) / PIECES
         };
         match self {
             Self::Array(elements) if elements.len() > 1 && is_cut => {
@@ -290,19 +293,19 @@ impl<'a> Tree<'a> {
             }
             Self::Leaf(text) => Self::Leaf(text),
             Self::Array(elements) => {
-                let mut half = |(at, value): &(usize, Self)| {
+                let mut piece = |(at, value): &(usize, Self)| {
                     let fields = inside.remove(&Step::Index(*at)).unwrap_or_default();
-                    (*at, value.half(cut, second, &fields, was_cut))
+                    (*at, value.piece(cut, number, &fields, was_cut))
                 };
-                Self::Array(elements.iter().map(&mut half).collect())
+                Self::Array(elements.iter().map(&mut piece).collect())
             }
             Self::Object(members) => {
-                let mut half = |(name, value): (&String, &Self)| {
+                let mut piece = |(name, value): (&String, &Self)| {
                     let step = Step::Field(name.clone());
                     let fields = inside.remove(&step).unwrap_or_default();
-                    (name.clone(), value.half(cut, second, &fields, was_cut))
+                    (name.clone(), value.piece(cut, number, &fields, was_cut))
                 };
-                Self::Object(members.iter().map(&mut half).collect())
+                Self::Object(members.iter().map(&mut piece).collect())
             }
         }
     }
@@ -380,14 +383,19 @@ impl<'a> Part<'a> {
         source.not_back(tree.as_ref(), &mut Vec::new(), &mut not_back);
         Self {
             source,
-            written: in_order(written),
+            written: Self::text_in_order(tree.as_ref(), written),
             not_back,
         }
     }
-}
 
-fn in_order(json: &str) -> String {
-    Tree::parse(json, 0).map_or_else(|_| json.to_owned(), |tree| tree.in_order())
+    /// Whether it is written so, in whatever order.
+    fn is_written(&self, json: &str) -> bool {
+        Self::text_in_order(Tree::parse(json, 0).ok().as_ref(), json) == self.written
+    }
+
+    fn text_in_order(tree: Option<&Tree<'_>>, json: &str) -> String {
+        tree.map_or_else(|| json.to_owned(), Tree::in_order)
+    }
 }
 
 /// The fields that did not come back, put to the proof.
@@ -397,8 +405,8 @@ struct Search<'a> {
     left_aside: BTreeSet<Vec<Step>>,
 }
 
-/// A half with the fields in it that are to be proved, and what else may be halved.
-type Half<'a> = (Part<'a>, Vec<Vec<Step>>, &'static [Cut]);
+/// A piece with the fields in it that are to be proved, and what else may be cut.
+type Piece<'a> = (Part<'a>, Vec<Vec<Step>>, &'static [Cut]);
 
 impl Search<'_> {
     fn search(
@@ -409,11 +417,11 @@ impl Search<'_> {
     ) -> Result<(), Unclear> {
         while !fields.is_empty() {
             if fields.len() > FIELDS_AT_ONCE
-                && let Some(halves) = self.halves(part, &fields, cuts)?
+                && let Some(pieces) = self.pieces(part, &fields, cuts)?
             {
-                return halves
+                return pieces
                     .into_iter()
-                    .try_for_each(|(half, fields, cuts)| self.search(&half, fields, cuts));
+                    .try_for_each(|(piece, fields, cuts)| self.search(&piece, fields, cuts));
             }
             let mut inside = Vec::new();
             for mut field in fields {
@@ -428,20 +436,20 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// The halves of `part` that have `fields` in them, if they are read as they are in the whole: the
+    /// The pieces of `part` that have `fields` in them, if they are read as they are in the whole: the
     /// same fields do not come back.
-    fn halves<'a>(
+    fn pieces<'a>(
         &mut self,
         part: &Part<'a>,
         fields: &[Vec<Step>],
         cuts: &'static [Cut],
-    ) -> Result<Option<Vec<Half<'a>>>, Unclear> {
+    ) -> Result<Option<Vec<Piece<'a>>>, Unclear> {
         let paths: Vec<&[Step]> = fields.iter().map(Vec::as_slice).collect();
-        'cuts: for (number, cut) in cuts.iter().enumerate() {
-            let mut halves = Vec::new();
-            for second in [false, true] {
+        'cuts: for (at, cut) in cuts.iter().enumerate() {
+            let mut pieces = Vec::new();
+            for number in 0..PIECES {
                 let mut was_cut = false;
-                let source = part.source.half(*cut, second, &paths, &mut was_cut);
+                let source = part.source.piece(*cut, number, &paths, &mut was_cut);
                 if !was_cut {
                     continue 'cuts;
                 }
@@ -456,13 +464,13 @@ impl Search<'_> {
                 let Some(written) = self.reread(&source, None)? else {
                     continue 'cuts;
                 };
-                let half = Part::new(source, &written);
-                if half.not_back != expected {
+                let piece = Part::new(source, &written);
+                if piece.not_back != expected {
                     continue 'cuts;
                 }
-                halves.push((half, fields, &cuts[number..]));
+                pieces.push((piece, fields, &cuts[at..]));
             }
-            return Ok(Some(halves));
+            return Ok(Some(pieces));
         }
         Ok(None)
     }
@@ -470,7 +478,7 @@ impl Search<'_> {
     fn is_left_aside(&mut self, part: &Part<'_>, field: &[Step]) -> Result<bool, Unclear> {
         for proof in PROOFS {
             let written = self.reread(&part.source, Some((field, proof)))?;
-            if written.is_none_or(|written| in_order(&written) != part.written) {
+            if written.is_none_or(|written| !part.is_written(&written)) {
                 return Ok(false);
             }
         }

@@ -156,6 +156,10 @@ impl Misfit {
                     "trailing characters" => "has more elements than its type takes",
                     _ => "has a key that its type refuses, expected a number or a boolean",
                 };
+                // The path does not show keys.
+                let path = path
+                    .strip_suffix('?')
+                    .map_or(path, |of| of.trim_end_matches('.'));
                 (path.to_owned(), what.into())
             }
             Category::Syntax | Category::Io => (
