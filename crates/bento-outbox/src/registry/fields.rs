@@ -28,7 +28,7 @@ const LEVELS_MAX: usize = 128;
 const FIELDS_AT_ONCE: usize = 4;
 
 /// Into how many pieces at a time.
-const PIECES: usize = 16;
+const PIECES: usize = 8;
 
 /// From so many members on, an object may be a map.
 const MAP_MEMBERS_MIN: usize = 16;
@@ -371,7 +371,7 @@ fn is_same(one: &str, other: &str) -> bool {
 struct Part<'a> {
     source: Tree<'a>,
     written: String,
-    /// The outermost fields that did not come back.
+    /// The outermost fields that did not come back, in order.
     not_back: Vec<Vec<Step>>,
 }
 
@@ -386,6 +386,17 @@ impl<'a> Part<'a> {
             written: Self::text_in_order(tree.as_ref(), written),
             not_back,
         }
+    }
+
+    /// Whether this piece is read as the `whole` is: what did not come back did not there, and of
+    /// `fields`, each or what it is in did not here.
+    fn is_read_as(&self, whole: &Part<'_>, fields: &[Vec<Step>]) -> bool {
+        let mut here = self.not_back.iter();
+        here.all(|field| whole.not_back.binary_search(field).is_ok())
+            && fields.iter().all(|field| {
+                let before = self.not_back.partition_point(|other| other <= field);
+                before > 0 && field.starts_with(&self.not_back[before - 1])
+            })
     }
 
     /// Whether it is written so, in whatever order.
@@ -436,8 +447,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// The pieces of `part` that have `fields` in them, if they are read as they are in the whole: the
-    /// same fields do not come back.
+    /// The pieces of `part` that have `fields` in them, if they are read as the whole is.
     fn pieces<'a>(
         &mut self,
         part: &Part<'a>,
@@ -453,11 +463,9 @@ impl Search<'_> {
                 if !was_cut {
                     continue 'cuts;
                 }
-                let those_in_it = |fields: &[Vec<Step>]| -> Vec<Vec<Step>> {
-                    let in_it = |field: &&Vec<Step>| source.at(field).is_some();
-                    fields.iter().filter(in_it).cloned().collect()
-                };
-                let (fields, expected) = (those_in_it(fields), those_in_it(&part.not_back));
+                // A list that is a field itself is in every piece, each time with other elements.
+                let is_here = |field: &&Vec<Step>| source.at(field).is_some();
+                let fields: Vec<_> = fields.iter().filter(is_here).cloned().collect();
                 if fields.is_empty() {
                     continue;
                 }
@@ -465,7 +473,7 @@ impl Search<'_> {
                     continue 'cuts;
                 };
                 let piece = Part::new(source, &written);
-                if piece.not_back != expected {
+                if !piece.is_read_as(part, &fields) {
                     continue 'cuts;
                 }
                 pieces.push((piece, fields, &cuts[at..]));

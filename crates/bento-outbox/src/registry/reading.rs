@@ -34,9 +34,8 @@ where
         Misfit::of_all("cannot be written again, so that nobody could tell what was left aside")
     })?;
     let reread = |json: &str| {
-        parse::<E>(json)
-            .ok()
-            .and_then(|event| serde_json::to_string(&event).ok())
+        let event: E = serde_json::from_str(json).ok()?;
+        serde_json::to_string(&event).ok()
     };
     match fields::left_aside(text, &written, &reread) {
         Ok(unknown) if unknown.is_empty() => Ok(event),
