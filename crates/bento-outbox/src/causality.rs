@@ -10,6 +10,7 @@ use tokio::task::futures::TaskLocalFuture;
 use crate::error::Result;
 use crate::event::{Event, Headers};
 use crate::record::OutboxRecord;
+use crate::tenant::Tenant;
 use crate::trace_context::{self, TraceContext};
 
 tokio::task_local! {
@@ -23,6 +24,8 @@ tokio::task_local! {
 pub struct Cause {
     /// The message's id: the `causation_id` of what it causes.
     pub message_id: String,
+    /// Whose message it is, where that is known.
+    pub tenant: Option<Tenant>,
     /// The conversation that the message belongs to. Defaults to none: the message begins one, which
     /// is named by its id.
     pub correlation_id: Option<String>,
@@ -63,6 +66,7 @@ impl From<&OutboxRecord> for Cause {
         let header = |name| headers.get(name).map(Into::into);
         Self {
             message_id: record.id.to_string(),
+            tenant: Some(record.tenant.clone()),
             correlation_id: header(Headers::CORRELATION_ID),
             traceparent: header(Headers::TRACEPARENT),
             tracestate: header(Headers::TRACESTATE),
@@ -162,7 +166,6 @@ mod tests {
     use super::*;
     use crate::event::Payload;
     use crate::pending::{InUnitOfWork as _, Scope, raise};
-    use crate::tenant::Tenant;
     use crate::timestamp::Timestamp;
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -110,13 +110,17 @@ impl<S: TransactionalStore> Commands<S> {
         let uow = match begun {
             Begun::First(uow) => uow,
             Begun::Before(first) if first.fingerprint == request_fingerprint => {
-                return Ok(decoded(key, &first.answer)?);
+                return Ok(decoded(
+                    key,
+                    &first.answer,
+                    "is not what this program takes it for",
+                )?);
             }
             Begun::Before(_) => return Err(reused(key).into()),
         };
         uow.complete(async |uow| {
             let answer = encoded(key, &work(uow).await?)?;
-            let value = decoded(key, &answer)?;
+            let value = decoded(key, &answer, NO_WAY_BACK)?;
             uow.end_command(key, &answer).await?;
             Ok(value)
         })
@@ -138,6 +142,9 @@ impl<S: TransactionalStore> Commands<S> {
         }
     }
 }
+
+const NO_WAY_BACK: &str = "cannot be read back from the JSON that it is written as, so nothing is done: see \
+                           that its type reads what it writes";
 
 /// A command that is to run, or what is kept of it.
 enum Begun<S: TransactionalStore> {
@@ -177,12 +184,12 @@ fn encoded<T: Serialize>(key: &str, answer: &T) -> Result<Vec<u8>> {
 }
 
 /// What serde says of a value may have a piece of it inside, so the place alone is told.
-fn decoded<T: DeserializeOwned>(key: &str, answer: &[u8]) -> Result<T> {
+fn decoded<T: DeserializeOwned>(key: &str, answer: &[u8], what: &str) -> Result<T> {
     serde_json::from_slice(answer).map_err(|cause| {
         Error::new(
             ErrorKind::Undecodable,
             format!(
-                "the answer of command {key:?} is not what this program takes it for (at its byte {})",
+                "the answer of command {key:?} {what} (at byte {} of its JSON)",
                 cause.column()
             ),
         )

@@ -21,11 +21,11 @@ type PayloadBytesMax = dyn Fn(&Event) -> Option<usize> + Send + Sync;
 
 impl Door {
     /// The same door, which writes the ids of known schemas into the events, and with `checks`
-    /// refuses what the registry would refuse to read.
+    /// refuses what the registry would refuse to read. A door that checks goes on to.
     pub(crate) fn knowing(self, registry: &EventRegistry, checks: bool) -> Self {
         Self {
             registry: Some(registry.clone()),
-            checks,
+            checks: self.checks || checks,
             ..self
         }
     }
@@ -200,6 +200,11 @@ mod tests {
                 );
             }
         }
+        let outbox = outbox.describe_with(&registry());
+        outbox
+            .run(async |_| crate::raise(event(2, "{}")))
+            .await
+            .unwrap_err();
         outbox
             .run(async |_| crate::raise(event(1, r#"{"cents":7}"#)))
             .await

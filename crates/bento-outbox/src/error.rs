@@ -27,7 +27,8 @@ pub enum ErrorKind {
     UnitOfWorkOpen,
     /// The unit of work (or the nested one) has ended, or cannot be used any more.
     UnitOfWorkEnded,
-    /// An event of another tenant than the unit of work's.
+    /// An event of another tenant than the unit of work's, or a message or unit of work of another than
+    /// the inbox's.
     WrongTenant,
     /// An event, tenant or header outside its grammar, or a payload that is not what it says.
     InvalidEvent,

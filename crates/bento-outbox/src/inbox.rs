@@ -4,6 +4,7 @@ use crate::causality::{Cause, handling};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outbox::Outbox;
 use crate::store::TransactionalStore;
+use crate::tenant::Tenant;
 use crate::unit_of_work::{Conflicts, UnitOfWork};
 
 /// Remembers in the consumer's own database which messages were received, in the transaction that
@@ -96,8 +97,9 @@ impl<S: TransactionalStore> Inbox<S> {
     /// [`Conflict`](ErrorKind::Conflict) as the table above says,
     /// [`InvalidName`](ErrorKind::InvalidName) for a name that is empty, longer than
     /// [`CONSUMER_CHARS_MAX`] or [`MESSAGE_ID_CHARS_MAX`] characters, or has control characters or
-    /// blanks at an end; otherwise what the database answers. But for `InvalidName` the unit of work
-    /// can then only be rolled back.
+    /// blanks at an end, [`WrongTenant`](ErrorKind::WrongTenant) for a unit of work of another tenant
+    /// than the inbox's; otherwise what the database answers. But for `InvalidName` and `WrongTenant`
+    /// the unit of work can then only be rolled back.
     ///
     /// # Cancel safety
     /// Dropped before its end, it is not known whether the message is received, so the whole unit of
@@ -109,6 +111,7 @@ impl<S: TransactionalStore> Inbox<S> {
         message_id: &str,
     ) -> Result<bool> {
         check(consumer, message_id)?;
+        self.must_be_its_tenant("the unit of work", uow.tenant())?;
         let first = uow.receive(consumer, message_id).await?;
         if !first {
             tracing::debug!(consumer, message_id, "received before");
@@ -125,7 +128,10 @@ impl<S: TransactionalStore> Inbox<S> {
     ///
     /// # Errors
     /// What `effects` answers; then the message is not received. [`Conflict`](ErrorKind::Conflict)
-    /// when others held it for so long that it was given up, and the other errors of
+    /// when others held it for so long that it was given up, or when `effects` or the commit met one:
+    /// only what receives the message is begun again.
+    /// [`WrongTenant`](ErrorKind::WrongTenant) for a message of another tenant than the inbox's: make
+    /// the inbox of [`outbox.tenant(message.tenant())`](Outbox::tenant). And the other errors of
     /// [`first_time`](Self::first_time), [`begin`](Outbox::begin) and
     /// [`commit`](UnitOfWork::commit). After each of them, let the bus deliver the message again: even
     /// where it is not known whether the commit was done.
@@ -146,6 +152,9 @@ impl<S: TransactionalStore> Inbox<S> {
         let message: Cause = message.into();
         let message_id = message.message_id.clone();
         check(consumer, &message_id)?;
+        if let Some(tenant) = &message.tenant {
+            self.must_be_its_tenant("the message", tenant)?;
+        }
         handling(message, async {
             let mut conflicts = Conflicts::default();
             let begun = loop {
@@ -160,6 +169,21 @@ impl<S: TransactionalStore> Inbox<S> {
             }
         })
         .await
+    }
+
+    fn must_be_its_tenant(&self, what: &str, tenant: &Tenant) -> Result<()> {
+        let own = self.outbox.the_tenant()?.cloned().unwrap_or_default();
+        if *tenant == own {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::WrongTenant,
+            format!(
+                "{what} is of tenant {tenant}, its inbox of tenant {own}: nothing is received; make the inbox of \
+                 outbox.tenant({:?})",
+                tenant.as_str()
+            ),
+        ))
     }
 
     /// A unit of work that receives the message; none if it was received before.
@@ -200,6 +224,40 @@ pub(crate) fn check_name(what: &str, name: &str, chars_max: usize) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Message;
+    use crate::stores::MemoryStore;
+
+    #[tokio::test]
+    async fn an_inbox_receives_for_its_own_tenant_only() {
+        let outbox = Outbox::new(MemoryStore::default());
+        let headers = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", "1"),
+            ("ce_type", "t"),
+            ("ce_tenantid", "acme"),
+        ];
+        let message = Message::of(headers, "{}").unwrap();
+        let handled = async |outbox: &Outbox<MemoryStore>| {
+            let effects = async |_: &mut UnitOfWork<MemoryStore>| Ok::<_, Error>(());
+            Inbox::new(outbox).handle("c", &message, effects).await
+        };
+        let acme = outbox.tenant("acme");
+        for other in [&outbox, &outbox.tenant("globex")] {
+            let error = handled(other).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::WrongTenant);
+            assert!(
+                error.to_string().contains("outbox.tenant(\"acme\")"),
+                "{error}"
+            );
+
+            let mut uow = acme.begin().await.unwrap();
+            let first = Inbox::new(other).first_time(&mut uow, "c", "1").await;
+            assert_eq!(first.unwrap_err().kind(), ErrorKind::WrongTenant);
+            uow.commit().await.unwrap();
+        }
+        assert_eq!(handled(&acme).await.unwrap(), Some(()));
+        assert_eq!(handled(&acme).await.unwrap(), None);
+    }
 
     #[test]
     fn names_that_are_refused_say_which_and_why() {

@@ -107,6 +107,7 @@
 //! | `sqlite` | [`stores`]`::SqliteStore`, on sqlx, with SQLite built in |
 //! | `nats` | [`publishers`]`::NatsPublisher`, on async-nats |
 //! | `http` | [`publishers`]`::HttpPublisher`, webhooks, on hyper |
+//! | `kafka` | [`publishers`]`::KafkaPublisher`, on rdkafka |
 //! | `rabbitmq` | [`publishers`]`::RabbitMqPublisher`, on the codec of AMQP amq-protocol |
 //! | `redis` | [`publishers`]`::RedisPublisher`, on redis |
 //! | `schema` | JSON Schemas from Rust types, by schemars 1: `EventType::described` |

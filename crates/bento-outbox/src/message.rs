@@ -214,6 +214,7 @@ impl From<&Message> for Cause {
         let attribute = |name| message.attribute(name).map(Into::into);
         Self {
             message_id: message.id().into(),
+            tenant: Some(message.tenant().clone()),
             correlation_id: attribute("correlationid"),
             traceparent: attribute("traceparent"),
             tracestate: attribute("tracestate"),

@@ -98,7 +98,8 @@ impl<S: TransactionalStore> Outbox<S> {
     }
 
     /// The same outbox, which writes the `$id` of each event's schema into its row, as far as
-    /// `registry` has the schema and the event does not name one.
+    /// `registry` has the schema and the event does not name one. An outbox that
+    /// [checks](Self::check_with) goes on to, with this registry.
     #[must_use]
     pub fn describe_with(&self, registry: &EventRegistry) -> Self {
         Self {
@@ -242,7 +243,7 @@ impl<S: TransactionalStore> Outbox<S> {
         self.store.append(connection, &tenant, &events, None).await
     }
 
-    fn the_tenant(&self) -> Result<Option<&Tenant>> {
+    pub(crate) fn the_tenant(&self) -> Result<Option<&Tenant>> {
         match &self.no_tenant {
             Some(why) => Err(Error::new(ErrorKind::InvalidEvent, why)),
             None => Ok(self.tenant.as_ref()),

@@ -22,14 +22,16 @@ use crate::registry::EventRegistry;
 /// # fn main() -> Result<()> {
 /// let files = SchemaFiles::of(&registry()?, &AsyncApi::default());
 /// match std::env::var_os("BLESS") {
-///     Some(_) => files.write("schemas".as_ref())?,
-///     None => files.check("schemas".as_ref())?, // says which files differ
+///     Some(_) => files.write("schemas")?,
+///     None => files.check("schemas")?, // says which files differ
 /// }
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchemaFiles {
     files: BTreeMap<String, String>,
+    /// Versions without a schema, which an older version of their type has.
+    bare: Vec<String>,
 }
 
 /// The end of the names of schema files.
@@ -38,17 +40,21 @@ const SCHEMA: &str = ".schema.json";
 impl SchemaFiles {
     /// A file for each version that has a schema, and one for the AsyncAPI document.
     pub fn of(registry: &EventRegistry, about: &AsyncApi) -> Self {
-        let mut files = BTreeMap::new();
+        let (mut files, mut bare) = (BTreeMap::new(), Vec::new());
         for event_type in registry.types() {
+            let mut is_described = false;
             for version in event_type.versions() {
                 if let Some(schema) = event_type.schema(version) {
                     let name = Self::key(event_type.name(), version) + SCHEMA;
                     files.insert(name, text(schema));
+                    is_described = true;
+                } else if is_described {
+                    bare.push(format!("version {version} of {}", event_type.name()));
                 }
             }
         }
         files.insert("asyncapi.json".into(), text(&registry.asyncapi(about)));
-        Self { files }
+        Self { files, bare }
     }
 
     /// What the file and the AsyncAPI message of a version are named after: `order.placed.v3`.
@@ -66,8 +72,11 @@ impl SchemaFiles {
     /// Writes the files into a folder, which is made if it is not there. Other files stay.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidSetting`] when one cannot be written, with its name.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    /// [`ErrorKind::InvalidSetting`] when one cannot be written, with its name, and when a version has
+    /// no schema though an older one of its type has: nobody would see what it breaks.
+    pub fn write(&self, folder: impl AsRef<Path>) -> Result<()> {
+        let folder = folder.as_ref();
+        self.must_be_described()?;
         fs::create_dir_all(folder).map_err(|error| cannot("make", folder, error))?;
         for (name, text) in self.iter() {
             let path = folder.join(name);
@@ -80,8 +89,10 @@ impl SchemaFiles {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidSetting`] that names each file which is missing, differs, or is of no
-    /// version in the registry.
-    pub fn check(&self, folder: &Path) -> Result<()> {
+    /// version in the registry; and as for [`write`](Self::write) when a version has no schema.
+    pub fn check(&self, folder: impl AsRef<Path>) -> Result<()> {
+        let folder = folder.as_ref();
+        self.must_be_described()?;
         let mut wrong = Vec::new();
         for (name, text) in self.iter() {
             match fs::read_to_string(folder.join(name)) {
@@ -107,7 +118,7 @@ impl SchemaFiles {
             names
                 .iter()
                 .filter(|name| is_left(name))
-                .map(|name| format!("{name} is of no version")),
+                .map(|name| format!("{name} is of no version: delete it")),
         );
         if wrong.is_empty() {
             return Ok(());
@@ -118,6 +129,20 @@ impl SchemaFiles {
                 "the schemas in {} are not those of the registry: {}",
                 folder.display(),
                 wrong.join(", ")
+            ),
+        ))
+    }
+
+    fn must_be_described(&self) -> Result<()> {
+        if self.bare.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidSetting,
+            format!(
+                "no schema has {}, which an older version of its type has: add it, by EventType::described for the \
+                 newest version, by describe or with_schema for another",
+                self.bare.join(" and ")
             ),
         ))
     }
@@ -223,8 +248,32 @@ mod tests {
         );
         fs::write(folder.join("order__2Fplaced.v9.schema.json"), "{}").unwrap();
         fs::write(folder.join("README.md"), "").unwrap();
-        assert!(said(&files("x")).ends_with(": order__2Fplaced.v9.schema.json is of no version"));
+        assert!(
+            said(&files("x"))
+                .ends_with(": order__2Fplaced.v9.schema.json is of no version: delete it")
+        );
         let error = files("x").write(&folder.join("README.md")).unwrap_err();
         assert!(error.to_string().contains("README.md"), "{error}");
+    }
+
+    #[test]
+    fn a_version_may_not_lose_the_schema_that_its_type_had() {
+        let of = |placed: EventType| {
+            SchemaFiles::of(&EventRegistry::new([placed]).unwrap(), &AsyncApi::default())
+        };
+        let place = tempfile::tempdir().unwrap();
+        let placed = || EventType::of::<Placed>().upcast_json(1, Ok);
+        let lost = of(placed().with_schema(1, json!({})));
+        for refused in [lost.write(place.path()), lost.check(place.path())] {
+            let said = refused.unwrap_err().to_string();
+            assert!(
+                said.contains("no schema has version 2 of order/placed"),
+                "{said}"
+            );
+        }
+        of(placed().with_schema(2, json!({})))
+            .write(place.path())
+            .unwrap();
+        of(placed()).write(place.path()).unwrap();
     }
 }

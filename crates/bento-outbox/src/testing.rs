@@ -157,7 +157,7 @@ macro_rules! assert_raised {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that can be raised",
     label = "expected a `DomainEvent` or an `Event`",
-    note = "what is expected is a list in brackets, or many of one type; a single event is `[event]`"
+    note = "what is expected is a list in brackets, or many of one type"
 )]
 pub trait Expected {
     /// The event with its envelope.
@@ -184,11 +184,26 @@ impl Expected for &Event {
 
 /// Those that [`assert_raised!`](crate::assert_raised) is given as one expression.
 #[doc(hidden)]
-pub fn events(expected: impl IntoIterator<Item = impl Expected>) -> Vec<Result<Event>> {
-    expected
-        .into_iter()
-        .map(|expected| expected.event())
-        .collect()
+pub fn events<T: ManyExpected>(expected: T) -> Vec<Result<Event>> {
+    expected.events()
+}
+
+/// What [`assert_raised!`](crate::assert_raised) expects, as one expression.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not many events",
+    label = "expected a list in brackets, or many of one type",
+    note = "write a single event as `[event]`"
+)]
+pub trait ManyExpected {
+    /// Each with its envelope.
+    fn events(self) -> Vec<Result<Event>>;
+}
+
+impl<I: IntoIterator<Item: Expected>> ManyExpected for I {
+    fn events(self) -> Vec<Result<Event>> {
+        self.into_iter().map(|expected| expected.event()).collect()
+    }
 }
 
 /// Ends [`assert_raised!`](crate::assert_raised).

@@ -13,6 +13,7 @@ use crate::immediate::{Immediate, Reservation};
 use crate::pending::Scope;
 use crate::spans;
 use crate::store::{Appended, FirstRun, Isolation, Savepoint, TransactionalStore};
+use crate::tenant::Tenant;
 
 /// An open transaction that collects the events raised in it and writes them when it commits.
 ///
@@ -261,6 +262,10 @@ impl<S: TransactionalStore> UnitOfWork<S> {
         if let Err(error) = self.rollback().await {
             tracing::debug!(error = error.report(), "the rollback could not be sent");
         }
+    }
+
+    pub(crate) fn tenant(&self) -> &Tenant {
+        self.scope.tenant()
     }
 
     /// Whether this is the first unit of work in which a consumer receives a message.

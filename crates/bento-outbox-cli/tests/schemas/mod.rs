@@ -57,7 +57,7 @@ fn two_files_are_compared_each_way() {
              "reason": "old data may be a number with a fraction, and they take an integer"},
             {"schema": "old.json", "path": "total", "breaks": "new_readers",
              "reason": "old data may lack it, and they require it"},
-        ]})
+        ], "upcast": []})
     );
     let ran = check(
         &place,
@@ -94,6 +94,96 @@ fn the_examples_schemas_refuse_a_breaking_fourth_version() {
             "4 schemas compared, backward: 1 break\n"
         )
     );
+    // Where every reader has an upcaster, that is no news; where some other version has one, it is.
+    let upcast = |version: &str| check(&place, &[committed, "schemas", "--upcast", version]);
+    let ran = upcast("order.placed@3");
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (
+            Some(0),
+            "order.placed.v4.schema.json: total: new readers break: old data may be an object, and they take a string (upcast)\n",
+            "4 schemas compared, backward: compatible, 1 break upcast\n"
+        )
+    );
+    let ran = upcast("order.placed@2");
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("the flag is not needed"), "{ran:?}");
+}
+
+#[test]
+fn the_first_schemas_break_nobody() {
+    let place = place(&[
+        ("schemas/placed.v1.schema.json", &total("integer", true)),
+        ("new.json", &total("integer", true)),
+    ]);
+    fs::create_dir(place.path().join("empty")).unwrap();
+    for old in ["missing", "empty"] {
+        for (new, note) in [
+            ("schemas", "NEW has 1 schema"),
+            ("new.json", "NEW has 1 schema"),
+        ] {
+            let ran = check(&place, &[old, new]);
+            assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""), "{ran:?}");
+            assert!(ran.stderr.contains("nothing to compare with"), "{ran:?}");
+            assert!(ran.stderr.contains(note), "{ran:?}");
+        }
+    }
+    assert_eq!(check(&place, &["schemas", "missing"]).code, Some(2));
+    assert_eq!(check(&place, &["schemas", "empty"]).code, Some(2));
+}
+
+#[test]
+fn an_upcaster_helps_new_versions_and_no_old_readers() {
+    let (integer, string) = (total("integer", true), total("string", true));
+    let place = place(&[
+        ("old/placed.v1.schema.json", &integer),
+        ("changed/placed.v1.schema.json", &string),
+        ("new/placed.v1.schema.json", &integer),
+        ("new/placed.v2.schema.json", &string),
+    ]);
+    let ran = check(&place, &["old", "changed", "--upcast", "placed@1"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let ran = check(&place, &["old", "new", "--upcast", "placed@1"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let full = [
+        "old", "new", "--upcast", "placed@1", "--mode", "full", "--json",
+    ];
+    let ran = check(&place, &full);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(ran.code, Some(1));
+    assert_eq!(report["breaks"][0]["breaks"], "old_readers");
+    assert_eq!(report["upcast"][0]["breaks"], "new_readers");
+}
+
+#[test]
+fn a_version_that_lost_its_schema_is_said() {
+    let integer = total("integer", true);
+    let message = |payload: bool| {
+        if payload {
+            json!({"payload": integer})
+        } else {
+            json!({})
+        }
+    };
+    let asyncapi = |second: bool| {
+        json!({"asyncapi": "3.0.0", "channels": {"c": {"address": "placed", "messages": {
+            "placed.v1": message(true), "placed.v2": message(second)}}}})
+    };
+    let place = place(&[
+        ("old/placed.v1.schema.json", &integer),
+        ("new/placed.v1.schema.json", &integer),
+        ("new/asyncapi.json", &asyncapi(false)),
+        ("alone.json", &asyncapi(false)),
+        ("whole.json", &asyncapi(true)),
+    ]);
+    for pair in [["old", "new"], ["whole.json", "alone.json"]] {
+        let ran = check(&place, &pair);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(
+            ran.stderr.contains("placed.v2 has no schema in NEW"),
+            "{ran:?}"
+        );
+    }
 }
 
 #[test]
@@ -189,7 +279,7 @@ fn a_version_that_is_retired_breaks_nobody() {
         (
             Some(0),
             json!({"mode": "backward", "compatible": true, "compared": 1,
-                   "retired": ["placed@1", "placed@2"], "breaks": []})
+                   "retired": ["placed@1", "placed@2"], "breaks": [], "upcast": []})
         )
     );
     let ran = check(&place, &["old", "later", "--retire", "placed@1"]);
@@ -205,7 +295,7 @@ fn a_version_that_is_retired_breaks_nobody() {
     for (arguments, says) in [
         (
             ["old", "new", "--retire", "placed@2"],
-            "NEW still describes that version",
+            "NEW still describes that version, in placed.v2.schema.json",
         ),
         (
             ["a.json", "a.json", "--retire", "placed@1"],
@@ -246,7 +336,7 @@ fn help_shows_no_settings_that_are_not_used() {
         "a",
         "b",
     ]);
-    assert!(ran.stderr.contains("cannot read a"), "{ran:?}");
+    assert!(ran.stderr.contains("cannot read b"), "{ran:?}");
 }
 
 #[test]

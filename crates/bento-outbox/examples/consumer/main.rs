@@ -6,7 +6,8 @@
 //!     postgres://localhost/billing nats://localhost:4222
 //! ```
 //!
-//! Start two of them, publish events of type `order.placed`, end one by `kill -9` and start it again:
+//! On JetStream there must be a stream for the subject `order.placed`: the relay makes it by
+//! `?stream=ORDERS&create=true&subjects=order.>`. Start two consumers, publish events of type `order.placed`, end one by `kill -9` and start it again:
 //! `select count(*), count(distinct order_id) from bills` stays the same number twice. What cannot be
 //! read is in the table `refused`. What each bus asks of a consumer is in a file of its own; what is
 //! done with a message is here, and the same for all: the bus is told that it was received only after
@@ -53,6 +54,7 @@ async fn main() -> Result<(), Problem> {
         return Err("usage: consumer DATABASE_URL BUS_URL".into());
     };
     let bills = Bills::open(&database).await?;
+    let mut said = String::new();
     loop {
         let ended = match bus.split(':').next() {
             Some("nats") => nats::consume(&bus, &bills).await,
@@ -62,8 +64,11 @@ async fn main() -> Result<(), Problem> {
             _ => return Err(format!("{bus} is none of nats:, kafka:, amqp: and redis:").into()),
         };
         // A bus that was lost comes back, and delivers what it was not told of.
-        if let Err(problem) = ended {
-            eprintln!("the bus is away: {problem}");
+        if let Err(problem) = ended
+            && said != problem.to_string()
+        {
+            said = problem.to_string();
+            eprintln!("not consuming: {problem}");
         }
         tokio::time::sleep(PAUSE).await;
     }

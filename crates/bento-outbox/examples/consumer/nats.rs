@@ -1,6 +1,7 @@
 //! JetStream: a durable pull consumer, which the processes share.
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use async_nats::jetstream::{self, AckKind};
 use futures_util::StreamExt as _;
 
@@ -9,7 +10,14 @@ use super::{AT_A_TIME, Answer, Bills, CONSUMER, PAUSE, Problem, TAKE_OVER, TYPE}
 /// Consumes until the connection is lost for good.
 pub(super) async fn consume(url: &str, bills: &Bills) -> Result<(), Problem> {
     let context = jetstream::new(async_nats::connect(url).await?);
-    let stream = context.stream_by_subject(TYPE).await?;
+    let stream = context.stream_by_subject(TYPE).await;
+    let stream = stream.map_err(|problem| match problem.kind() {
+        GetStreamByNameErrorKind::NotFound => Problem::from(format!(
+            "no stream takes the subject {TYPE}; have the relay make one, by \
+             ?stream=ORDERS&create=true&subjects=order.>"
+        )),
+        _ => problem.into(),
+    })?;
     let settings = pull::Config {
         durable_name: Some(CONSUMER.into()),
         filter_subject: TYPE.into(),

@@ -1,13 +1,18 @@
 //! Which fields of a payload its type left aside.
 //!
 //! Serde skips what a type does not know, and in an enum with a tag or a flattened field nobody can
-//! see it skip. So the event is written again: where that gives what was read, nothing was left
-//! aside. A field that did not come back as it was is put to the proof: if the event is read as the
-//! same one whatever stands in the field, the type does not look at it.
+//! see it skip. So the event is written again: what comes back was not left aside. A field that did
+//! not come back is put to the proof: if the event is read as the same one whatever stands in the
+//! field, the type does not look at it.
+//!
+//! A proof reads the payload again. So that many of them take no more than a few readings of it all,
+//! lists and maps with many such fields are cut into pieces, as long as the pieces are read alike.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use chrono::DateTime;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -19,18 +24,45 @@ const PROOFS: [&str; 4] = ["\"\\u0001proof\"", "{}", "[]", "-1"];
 /// Levels that are looked into, as many as serde_json reads. What is deeper is compared as a whole.
 const LEVELS_MAX: usize = 128;
 
-/// Of fields that differ by the indexes in their paths only, so many are put to the proof; the rest
-/// is as they are.
-const PROOFS_OF_A_KIND_MAX: u32 = 8;
+/// With more fields to be proved, it pays to cut the payload first.
+const FIELDS_AT_ONCE: usize = 4;
 
-/// What is read again for proofs, in bytes and all together.
-const PROOF_BYTES_MAX: usize = 256 << 20;
+/// Into how many pieces at a time.
+const PIECES: usize = 8;
+
+/// From so many members on, an object may be a map.
+const MAP_MEMBERS_MIN: usize = 16;
+
+/// What is read again at most, in bytes: so much, and so many times the payload.
+const PROOF_BYTES: usize = 32 << 20;
+const PROOF_READINGS: usize = 256;
+
+/// What is cut, the first that is read alike: lists may be of a fixed length, and what looks like
+/// a map may be a type of many fields.
+const CUTS: [Cut; 4] = [
+    Cut {
+        maps: true,
+        everywhere: true,
+    },
+    Cut {
+        maps: false,
+        everywhere: true,
+    },
+    Cut {
+        maps: true,
+        everywhere: false,
+    },
+    Cut {
+        maps: false,
+        everywhere: false,
+    },
+];
 
 /// Why it cannot be said which fields were left aside.
 pub(super) enum Unclear {
     /// The object at this path has a field twice.
     Twice(String),
-    /// More fields came back changed than can be put to the proof.
+    /// More fields did not come back than can be put to the proof.
     TooMany,
 }
 
@@ -45,18 +77,14 @@ pub(super) fn left_aside(
         return Ok(Vec::new());
     }
     let source = Tree::parse(json, 0).map_err(|twice| Unclear::Twice(twice.path()))?;
-    // What a type writes twice it has read, and a reader of it will see only one.
-    let written_tree = Tree::parse(written, 0).ok();
-    let mut proof = Proof {
-        source: &source,
-        written,
+    let mut search = Search {
         reread,
-        kinds: HashMap::new(),
-        bytes: 0,
-        left_aside: Vec::new(),
+        bytes_left: PROOF_BYTES + PROOF_READINGS.saturating_mul(json.len()),
+        left_aside: BTreeSet::new(),
     };
-    proof.compare(&source, written_tree.as_ref(), &mut Vec::new())?;
-    Ok(proof.left_aside)
+    let whole = Part::new(source, written);
+    search.search(&whole, whole.not_back.clone(), &CUTS)?;
+    Ok(search.left_aside.iter().map(|path| shown(path)).collect())
 }
 
 /// The path of an integer that a [`Value`](serde_json::Value) would round, if there is one.
@@ -72,8 +100,7 @@ pub(super) fn rounded_integer(json: &str) -> Option<String> {
                 .any(|(name, value)| inside(Step::Field(name.clone()), value)),
             Tree::Array(elements) => elements
                 .iter()
-                .enumerate()
-                .any(|(at, value)| inside(Step::Index(at), value)),
+                .any(|(at, value)| inside(Step::Index(*at), value)),
             Tree::Leaf(text) => {
                 let digits = text.strip_prefix('-').unwrap_or(text);
                 let is_integer = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
@@ -88,17 +115,26 @@ pub(super) fn rounded_integer(json: &str) -> Option<String> {
 }
 
 /// JSON as far as its fields go; whatever is no object and no array stays text, as it was written.
+#[derive(Clone)]
 enum Tree<'a> {
     Object(BTreeMap<String, Tree<'a>>),
-    Array(Vec<Tree<'a>>),
+    /// Each element with its index in the payload, of which this may be a piece.
+    Array(Vec<(usize, Tree<'a>)>),
     Leaf(&'a str),
 }
 
 /// A step of a path, from an object or an array into it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Field(String),
     Index(usize),
+}
+
+/// What is cut: lists, and perhaps maps; everywhere, or only where fields are to be proved.
+#[derive(Clone, Copy)]
+struct Cut {
+    maps: bool,
+    everywhere: bool,
 }
 
 /// A field that stands twice in its object, with the way to it from the inside out.
@@ -143,9 +179,12 @@ impl<'a> Tree<'a> {
                 let Ok(elements) = serde_json::from_str::<Vec<&'a RawValue>>(json) else {
                     return Ok(Self::Leaf(json));
                 };
-                let parse = |(at, element): (usize, &&'a RawValue)| {
-                    Self::parse(element.get(), level + 1)
-                        .map_err(|twice| twice.inside(Step::Index(at)))
+                let parse = |(at, element): (usize, &&'a RawValue)| match Self::parse(
+                    element.get(),
+                    level + 1,
+                ) {
+                    Ok(element) => Ok((at, element)),
+                    Err(twice) => Err(twice.inside(Step::Index(at))),
                 };
                 elements
                     .iter()
@@ -158,24 +197,28 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Object(one), Self::Object(other)) => {
-                let same =
-                    |((a, x), (b, y)): ((&String, &Self), (&String, &Self))| a == b && x.is_same(y);
-                one.len() == other.len() && one.iter().zip(other).all(same)
+    /// The value at the end of `path`, if it is in this part.
+    fn at(&self, path: &[Step]) -> Option<&Self> {
+        path.iter().try_fold(self, |tree, step| match (tree, step) {
+            (Self::Object(members), Step::Field(name)) => members.get(name),
+            (Self::Array(elements), Step::Index(at)) => {
+                let found = elements.binary_search_by_key(at, |(at, _)| *at);
+                found.ok().map(|found| &elements[found].1)
             }
-            (Self::Array(one), Self::Array(other)) => {
-                one.len() == other.len() && one.iter().zip(other).all(|(x, y)| x.is_same(y))
-            }
-            (Self::Leaf(one), Self::Leaf(other)) => one == other,
-            _ => false,
-        }
+            _ => None,
+        })
     }
 
-    /// Writes this JSON with `proof` at the end of `path`.
-    fn write_with(&self, proof: &str, path: &[Step], out: &mut String) {
-        let here = |step: &dyn Fn(&Step) -> bool| path.first().is_some_and(step);
+    /// Writes this JSON, with `proof` at the end of `path` if it is under proof.
+    fn write(&self, proof: Option<(&[Step], &str)>, out: &mut String) {
+        if let Some(([], proof)) = proof {
+            return out.push_str(proof);
+        }
+        let inside = |is_at: &dyn Fn(&Step) -> bool| {
+            let (path, proof) = proof?;
+            let (step, rest) = path.split_first()?;
+            is_at(step).then_some((rest, proof))
+        };
         match self {
             Self::Object(members) => {
                 out.push('{');
@@ -185,19 +228,18 @@ impl<'a> Tree<'a> {
                     }
                     out.push_str(&serde_json::Value::from(name.as_str()).to_string());
                     out.push(':');
-                    let on_path = here(&|step| matches!(step, Step::Field(field) if field == name));
-                    value.write_part(proof, path, on_path, out);
+                    let is_at = |step: &Step| matches!(step, Step::Field(field) if field == name);
+                    value.write(inside(&is_at), out);
                 }
                 out.push('}');
             }
             Self::Array(elements) => {
                 out.push('[');
-                for (at, value) in elements.iter().enumerate() {
-                    if at > 0 {
+                for (number, (at, value)) in elements.iter().enumerate() {
+                    if number > 0 {
                         out.push(',');
                     }
-                    let on_path = here(&|step| matches!(step, Step::Index(index) if *index == at));
-                    value.write_part(proof, path, on_path, out);
+                    value.write(inside(&|step| *step == Step::Index(*at)), out);
                 }
                 out.push(']');
             }
@@ -205,93 +247,262 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn write_part(&self, proof: &str, path: &[Step], on_path: bool, out: &mut String) {
-        match path {
-            [_] if on_path => out.push_str(proof),
-            [_, rest @ ..] if on_path => self.write_with(proof, rest, out),
-            _ => self.write_with(proof, &[], out),
+    /// The same text for what differs in order only: a hashed map or set has another one each time.
+    fn in_order(&self) -> String {
+        match self {
+            Self::Object(members) => {
+                let member =
+                    |(name, value): (&String, &Self)| format!("{name:?}:{}", value.in_order());
+                let members: Vec<String> = members.iter().map(member).collect();
+                format!("{{{}}}", members.join(","))
+            }
+            Self::Array(elements) => {
+                let mut elements: Vec<String> =
+                    elements.iter().map(|(_, value)| value.in_order()).collect();
+                elements.sort();
+                format!("[{}]", elements.join(","))
+            }
+            Self::Leaf(text) => (*text).to_owned(),
         }
     }
-}
 
-/// The fields that did not come back as they were, put to the proof.
-struct Proof<'a> {
-    source: &'a Tree<'a>,
-    written: &'a str,
-    reread: &'a dyn Fn(&str) -> Option<String>,
-    /// How many fields of each kind were put to the proof.
-    kinds: HashMap<String, u32>,
-    bytes: usize,
-    left_aside: Vec<String>,
-}
+    /// The piece of that number of each outermost list or map that `cut` says; `was_cut` is told
+    /// whether there are any. `fields` are those to be proved.
+    fn piece(&self, cut: Cut, number: usize, fields: &[&[Step]], was_cut: &mut bool) -> Self {
+        let mut inside: BTreeMap<&Step, Vec<&[Step]>> = BTreeMap::new();
+        for (step, rest) in fields.iter().filter_map(|field| field.split_first()) {
+            inside.entry(step).or_default().push(rest);
+        }
+        let is_cut = cut.everywhere || !inside.is_empty();
+        let mut range = |len: usize| {
+            *was_cut = true;
+            len * number / PIECES..len * (number + 1) / PIECES
+        };
+        match self {
+            Self::Array(elements) if elements.len() > 1 && is_cut => {
+                Self::Array(elements[range(elements.len())].to_vec())
+            }
+            Self::Object(members) if cut.maps && members.len() >= MAP_MEMBERS_MIN && is_cut => {
+                let range = range(members.len());
+                let members = members.iter().skip(range.start).take(range.len());
+                Self::Object(
+                    members
+                        .map(|(name, value)| (name.clone(), value.clone()))
+                        .collect(),
+                )
+            }
+            Self::Leaf(text) => Self::Leaf(text),
+            Self::Array(elements) => {
+                let mut piece = |(at, value): &(usize, Self)| {
+                    let fields = inside.remove(&Step::Index(*at)).unwrap_or_default();
+                    (*at, value.piece(cut, number, &fields, was_cut))
+                };
+                Self::Array(elements.iter().map(&mut piece).collect())
+            }
+            Self::Object(members) => {
+                let mut piece = |(name, value): (&String, &Self)| {
+                    let step = Step::Field(name.clone());
+                    let fields = inside.remove(&step).unwrap_or_default();
+                    (name.clone(), value.piece(cut, number, &fields, was_cut))
+                };
+                Self::Object(members.iter().map(&mut piece).collect())
+            }
+        }
+    }
 
-impl Proof<'_> {
-    fn compare(
-        &mut self,
-        source: &Tree<'_>,
-        written: Option<&Tree<'_>>,
-        path: &mut Vec<Step>,
-    ) -> Result<(), Unclear> {
-        match source {
-            Tree::Leaf(_) => {}
-            Tree::Array(elements) => {
-                for (at, element) in elements.iter().enumerate() {
+    /// Adds the outermost fields that are not in what was `written` for this.
+    fn not_back(&self, written: Option<&Self>, path: &mut Vec<Step>, found: &mut Vec<Vec<Step>>) {
+        match self {
+            Self::Leaf(_) => {}
+            Self::Array(elements) => {
+                for (number, (at, element)) in elements.iter().enumerate() {
                     let written = match written {
-                        Some(Tree::Array(written)) => written.get(at),
+                        Some(Self::Array(written)) => written.get(number).map(|(_, value)| value),
                         _ => None,
                     };
-                    if written.is_none_or(|written| !element.is_same(written)) {
-                        path.push(Step::Index(at));
-                        self.compare(element, written, path)?;
-                        path.pop();
-                    }
+                    path.push(Step::Index(*at));
+                    element.not_back(written, path, found);
+                    path.pop();
                 }
             }
-            Tree::Object(members) => {
+            Self::Object(members) => {
                 for (name, value) in members {
                     let written = match written {
-                        Some(Tree::Object(written)) => written.get(name),
+                        Some(Self::Object(written)) => written.get(name),
                         _ => None,
                     };
-                    if written.is_some_and(|written| value.is_same(written)) {
-                        continue;
-                    }
                     path.push(Step::Field(name.clone()));
-                    let came_back = matches!(
-                        (value, written),
-                        (Tree::Object(_), Some(Tree::Object(_)))
-                            | (Tree::Array(_), Some(Tree::Array(_)))
-                    );
-                    if !came_back && self.is_left_aside(path)? {
-                        self.left_aside.push(shown(path));
-                    } else {
-                        self.compare(value, written, path)?;
+                    match (value, written) {
+                        (Self::Object(_), Some(Self::Object(_))) => {
+                            value.not_back(written, path, found);
+                        }
+                        (Self::Array(one), Some(Self::Array(other)))
+                            if one.len() == other.len() =>
+                        {
+                            value.not_back(written, path, found);
+                        }
+                        (Self::Leaf(one), Some(Self::Leaf(other))) if is_same(one, other) => {}
+                        _ => found.push(path.clone()),
                     }
                     path.pop();
                 }
             }
         }
+    }
+}
+
+/// Whether two texts are the same value, `1.50` and `1.5`, two spellings of a string or of a time.
+fn is_same(one: &str, other: &str) -> bool {
+    if one == other {
+        return true;
+    }
+    if let (Ok(one), Ok(other)) = (one.parse::<f64>(), other.parse::<f64>()) {
+        return one == other;
+    }
+    let string = |text: &str| serde_json::from_str::<Cow<'_, str>>(text).map(Cow::into_owned);
+    let (Ok(one), Ok(other)) = (string(one), string(other)) else {
+        return false;
+    };
+    let time = |text: &str| DateTime::parse_from_rfc3339(text).ok();
+    one == other || time(&one).is_some_and(|one| time(&other) == Some(one))
+}
+
+/// A payload or a part of it, and how it is read.
+struct Part<'a> {
+    source: Tree<'a>,
+    written: String,
+    /// The outermost fields that did not come back, in order.
+    not_back: Vec<Vec<Step>>,
+}
+
+impl<'a> Part<'a> {
+    fn new(source: Tree<'a>, written: &str) -> Self {
+        // What a type writes twice it has read, and a reader of it will see only one.
+        let tree = Tree::parse(written, 0).ok();
+        let mut not_back = Vec::new();
+        source.not_back(tree.as_ref(), &mut Vec::new(), &mut not_back);
+        Self {
+            source,
+            written: Self::text_in_order(tree.as_ref(), written),
+            not_back,
+        }
+    }
+
+    /// Whether this piece is read as the `whole` is: what did not come back did not there, and of
+    /// `fields`, each or what it is in did not here.
+    fn is_read_as(&self, whole: &Part<'_>, fields: &[Vec<Step>]) -> bool {
+        let mut here = self.not_back.iter();
+        here.all(|field| whole.not_back.binary_search(field).is_ok())
+            && fields.iter().all(|field| {
+                let before = self.not_back.partition_point(|other| other <= field);
+                before > 0 && field.starts_with(&self.not_back[before - 1])
+            })
+    }
+
+    /// Whether it is written so, in whatever order.
+    fn is_written(&self, json: &str) -> bool {
+        Self::text_in_order(Tree::parse(json, 0).ok().as_ref(), json) == self.written
+    }
+
+    fn text_in_order(tree: Option<&Tree<'_>>, json: &str) -> String {
+        tree.map_or_else(|| json.to_owned(), Tree::in_order)
+    }
+}
+
+/// The fields that did not come back, put to the proof.
+struct Search<'a> {
+    reread: &'a dyn Fn(&str) -> Option<String>,
+    bytes_left: usize,
+    left_aside: BTreeSet<Vec<Step>>,
+}
+
+/// A piece with the fields in it that are to be proved, and what else may be cut.
+type Piece<'a> = (Part<'a>, Vec<Vec<Step>>, &'static [Cut]);
+
+impl Search<'_> {
+    fn search(
+        &mut self,
+        part: &Part<'_>,
+        mut fields: Vec<Vec<Step>>,
+        cuts: &'static [Cut],
+    ) -> Result<(), Unclear> {
+        while !fields.is_empty() {
+            if fields.len() > FIELDS_AT_ONCE
+                && let Some(pieces) = self.pieces(part, &fields, cuts)?
+            {
+                return pieces
+                    .into_iter()
+                    .try_for_each(|(piece, fields, cuts)| self.search(&piece, fields, cuts));
+            }
+            let mut inside = Vec::new();
+            for mut field in fields {
+                if self.is_left_aside(part, &field)? {
+                    self.left_aside.insert(field);
+                } else if let Some(value) = part.source.at(&field) {
+                    value.not_back(None, &mut field, &mut inside);
+                }
+            }
+            fields = inside;
+        }
         Ok(())
     }
 
-    fn is_left_aside(&mut self, path: &[Step]) -> Result<bool, Unclear> {
-        let proofs = self.kinds.entry(kind(path)).or_default();
-        if *proofs == PROOFS_OF_A_KIND_MAX {
-            return Ok(false);
-        }
-        for proof in PROOFS {
-            let mut json = String::new();
-            self.source.write_with(proof, path, &mut json);
-            self.bytes += json.len();
-            if self.bytes > PROOF_BYTES_MAX {
-                return Err(Unclear::TooMany);
+    /// The pieces of `part` that have `fields` in them, if they are read as the whole is.
+    fn pieces<'a>(
+        &mut self,
+        part: &Part<'a>,
+        fields: &[Vec<Step>],
+        cuts: &'static [Cut],
+    ) -> Result<Option<Vec<Piece<'a>>>, Unclear> {
+        let paths: Vec<&[Step]> = fields.iter().map(Vec::as_slice).collect();
+        'cuts: for (at, cut) in cuts.iter().enumerate() {
+            let mut pieces = Vec::new();
+            for number in 0..PIECES {
+                let mut was_cut = false;
+                let source = part.source.piece(*cut, number, &paths, &mut was_cut);
+                if !was_cut {
+                    continue 'cuts;
+                }
+                // A list that is a field itself is in every piece, each time with other elements.
+                let is_here = |field: &&Vec<Step>| source.at(field).is_some();
+                let fields: Vec<_> = fields.iter().filter(is_here).cloned().collect();
+                if fields.is_empty() {
+                    continue;
+                }
+                let Some(written) = self.reread(&source, None)? else {
+                    continue 'cuts;
+                };
+                let piece = Part::new(source, &written);
+                if !piece.is_read_as(part, &fields) {
+                    continue 'cuts;
+                }
+                pieces.push((piece, fields, &cuts[at..]));
             }
-            if (self.reread)(&json).is_none_or(|written| written != self.written) {
-                *proofs += 1;
+            return Ok(Some(pieces));
+        }
+        Ok(None)
+    }
+
+    fn is_left_aside(&mut self, part: &Part<'_>, field: &[Step]) -> Result<bool, Unclear> {
+        for proof in PROOFS {
+            let written = self.reread(&part.source, Some((field, proof)))?;
+            if written.is_none_or(|written| !part.is_written(&written)) {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    fn reread(
+        &mut self,
+        source: &Tree<'_>,
+        proof: Option<(&[Step], &str)>,
+    ) -> Result<Option<String>, Unclear> {
+        let mut json = String::new();
+        source.write(proof, &mut json);
+        let left = self.bytes_left.checked_sub(json.len());
+        self.bytes_left = left.ok_or(Unclear::TooMany)?;
+        Ok((self.reread)(&json))
     }
 }
 
@@ -303,18 +514,6 @@ fn shown(path: &[Step]) -> String {
             Step::Field(name) if text.is_empty() => text.push_str(name),
             Step::Field(name) => text.extend([".", name]),
             Step::Index(at) => text.push_str(&format!("[{at}]")),
-        }
-    }
-    text
-}
-
-/// `lines[].price`.
-fn kind(path: &[Step]) -> String {
-    let mut text = String::new();
-    for step in path {
-        match step {
-            Step::Field(name) => text.extend([".", name]),
-            Step::Index(_) => text.push_str("[]"),
         }
     }
     text

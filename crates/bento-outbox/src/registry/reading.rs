@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use serde_json::error::Category;
 
@@ -34,17 +34,17 @@ where
         Misfit::of_all("cannot be written again, so that nobody could tell what was left aside")
     })?;
     let reread = |json: &str| {
-        parse::<E>(json)
-            .ok()
-            .and_then(|event| serde_json::to_string(&event).ok())
+        let event: E = serde_json::from_str(json).ok()?;
+        serde_json::to_string(&event).ok()
     };
     match fields::left_aside(text, &written, &reread) {
         Ok(unknown) if unknown.is_empty() => Ok(event),
         Ok(unknown) => Err(Misfit::unknown(&unknown)),
         Err(Unclear::Twice(path)) => Err(Misfit::of_part(path, "is there twice")),
         Err(Unclear::TooMany) => Err(Misfit::of_all(
-            "is written so differently from how its type writes it, and is so large, that it cannot be told \
-             whether every field was read; EventType::taking_unknown_fields does without",
+            "has so many fields under other names than its type writes them, and is of a type that reads no \
+             part of it alone, that it cannot be told whether every field was read; \
+             EventType::taking_unknown_fields does without",
         )),
     }
 }
@@ -67,11 +67,11 @@ fn parse<E: DeserializeOwned>(json: &str) -> Result<E, Misfit> {
     let mut reader = serde_json::Deserializer::from_str(json);
     let event = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
-        Misfit::explained(path.trim_matches('.'), error.inner())
+        Misfit::explained(json, path.trim_matches('.'), error.inner())
     })?;
     reader
         .end()
-        .map_err(|error| Misfit::explained("", &error))?;
+        .map_err(|error| Misfit::explained(json, "", &error))?;
     Ok(event)
 }
 
@@ -109,8 +109,8 @@ impl Misfit {
         ))
     }
 
-    /// What serde says, without the value that it says it about.
-    fn explained(path: &str, error: &serde_json::Error) -> Self {
+    /// What serde says of `json`, without the value that it says it about.
+    fn explained(json: &str, path: &str, error: &serde_json::Error) -> Self {
         let text = error.to_string();
         let text = text
             .rsplit_once(" at line ")
@@ -148,6 +148,18 @@ impl Misfit {
             }
             Category::Syntax if text.starts_with("recursion limit") => {
                 (path.to_owned(), "is nested too deep".into())
+            }
+            // serde_json says of JSON in another shape that it were none.
+            _ if serde_json::from_str::<IgnoredAny>(json).is_ok() => {
+                let what = match text {
+                    "trailing characters" => "has more elements than its type takes",
+                    _ => "has a key that its type refuses, expected a number or a boolean",
+                };
+                // The path does not show keys.
+                let path = path
+                    .strip_suffix('?')
+                    .map_or(path, |of| of.trim_end_matches('.'));
+                (path.to_owned(), what.into())
             }
             Category::Syntax | Category::Io => (
                 String::new(),

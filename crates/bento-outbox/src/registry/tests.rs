@@ -213,6 +213,10 @@ fn the_path_is_named_and_the_value_is_not() {
             r#"{"total":{"cents":1,"currency":"","cents":2},"lines":[]}"#,
             r#"field "total.cents" is there twice"#,
         ),
+        (
+            r#"[{"cents":1,"currency":""},[],7777]"#,
+            "the payload has more elements than its type takes",
+        ),
         ("7777", "the payload is an integer, expected struct Placed"),
         ("{\"canary", "the payload is not JSON: it ends too early"),
         (

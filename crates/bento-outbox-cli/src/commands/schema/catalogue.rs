@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind as Io;
 use std::path::Path;
 
 use bento_outbox::{BrokenSide, CompatibilityMode, SchemaBreak};
 use serde_json::Value;
 
-use super::retired::Retired;
+use super::version::Version;
 use crate::failure::{Failure, Result};
 
 /// The schemas of one side.
@@ -50,6 +51,8 @@ pub(super) struct Comparisons<'a> {
 /// Two schemas, each as its document and the JSON Pointer in it.
 pub(super) struct Pair<'a> {
     pub(super) name: String,
+    /// Another name than `name` where that is a new version.
+    pub(super) old_name: String,
     pub(super) old: (&'a Value, &'a str),
     pub(super) new: (&'a Value, &'a str),
 }
@@ -69,6 +72,50 @@ const FILES_MAX: usize = 10_000;
 const LEVELS_MAX: u32 = 8;
 
 impl Catalogue {
+    /// As [`read`](Self::read); none where there is nothing or a folder without schemas, as before the
+    /// first of them is committed.
+    pub(super) fn read_if_there(path: &Path) -> Result<Option<Self>> {
+        let is_there = match fs::metadata(path) {
+            Ok(there) if there.is_dir() => {
+                let mut names = BTreeSet::new();
+                json_files(path, "", LEVELS_MAX, &mut names)?;
+                !names.is_empty()
+            }
+            Err(error) if error.kind() == Io::NotFound => false,
+            _ => true,
+        };
+        is_there.then(|| Self::read(path)).transpose()
+    }
+
+    pub(super) fn schemas(&self) -> usize {
+        self.schemas.len()
+    }
+
+    /// Refuses schemas among which a version has none and an older one of its type has: nobody would
+    /// see what it breaks.
+    pub(super) fn must_be_described(&self) -> Result<()> {
+        let schemas = || {
+            self.schemas
+                .keys()
+                .filter_map(|name| versioned(last_part(name)))
+        };
+        for name in &self.bare {
+            let Some((stem, version, _)) = versioned(last_part(name)) else {
+                continue;
+            };
+            let others = || schemas().filter(|(other, _, _)| *other == stem);
+            if others().all(|(_, other, _)| other != version)
+                && others().any(|(_, other, _)| other < version)
+            {
+                return Err(Failure::misuse(format!(
+                    "{name} has no schema in NEW, which an older version of its type has: add it, in Rust by \
+                     EventType::described"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a file or a folder.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let about = |error| Failure::misuse(format!("cannot read {}: {error}", path.display()));
@@ -160,8 +207,15 @@ impl Catalogue {
             }
         }
         let number = self.documents.len();
-        for (name, pointer) in messages.iter().filter(|_| with_schemas) {
+        for (name, pointer) in &messages {
             let name = format!("{prefix}{name}");
+            if !with_schemas {
+                // The schemas lie beside the document, and it may refer to them in its own way.
+                if let Ok(None) = payload(&document, pointer) {
+                    self.bare.insert(name);
+                }
+                continue;
+            }
             match payload(&document, pointer)
                 .map_err(|what| Failure::misuse(format!("the payload of message {name} {what}")))?
             {
@@ -187,7 +241,7 @@ impl Catalogue {
     pub(super) fn comparisons<'a>(
         &'a self,
         new: &'a Self,
-        retired: &[Retired],
+        retired: &[Version],
     ) -> Result<Comparisons<'a>> {
         let mut comparisons = Comparisons {
             pairs: Vec::new(),
@@ -206,12 +260,13 @@ impl Catalogue {
             ));
         }
         for version in retired {
-            if new.describes(version) {
+            if let Some(name) = new.describes(version) {
                 return Err(Failure::misuse(format!(
-                    "--retire {version}: NEW still describes that version, so it is not gone"
+                    "--retire {version}: NEW still describes that version, in {name}, so it is not gone: delete it \
+                     there"
                 )));
             }
-            if self.describes(version) {
+            if self.describes(version).is_some() {
                 comparisons.retired.push(version.to_string());
             } else {
                 comparisons.notes.push(format!(
@@ -220,13 +275,14 @@ impl Catalogue {
             }
         }
         let is_retired = |name: &str| retired.iter().any(|version| version.is(name));
-        if let (Kind::Schema, Some((_, old)), Some((name, place))) = (
+        if let (Kind::Schema, Some((old_name, old)), Some((name, place))) = (
             self.kind,
             self.schemas.first_key_value(),
             new.schemas.first_key_value(),
         ) {
             let pair = Pair {
                 name: name.clone(),
+                old_name: old_name.clone(),
                 old: self.at(old),
                 new: new.at(place),
             };
@@ -234,11 +290,13 @@ impl Catalogue {
             return Ok(comparisons);
         }
         for (name, place) in &new.schemas {
-            let before = self.schemas.get(name).map(|old| self.at(old));
+            let before = self.schemas.get_key_value(name);
+            let before = before.map(|(name, old)| (name, self.at(old)));
             match before.or_else(|| self.predecessor(new, name, &is_retired)) {
-                Some(old) => {
+                Some((old_name, old)) => {
                     comparisons.pairs.push(Pair {
                         name: name.clone(),
+                        old_name: old_name.clone(),
                         old,
                         new: new.at(place),
                     });
@@ -282,7 +340,7 @@ impl Catalogue {
         new: &'a Self,
         name: &str,
         is_retired: &impl Fn(&str) -> bool,
-    ) -> Option<(&'a Value, &'a str)> {
+    ) -> Option<(&'a String, (&'a Value, &'a str))> {
         let (stem, version, end) = versioned(name)?;
         let earlier = [self, new].into_iter().flat_map(|side| {
             let places = side
@@ -292,19 +350,24 @@ impl Catalogue {
             let left = places.filter(|(name, _)| !is_retired(name));
             left.filter_map(|(name, schema)| {
                 let (other, earlier, its_end) = versioned(name)?;
-                ((other, its_end) == (stem, end) && earlier < version).then_some((earlier, schema))
+                ((other, its_end) == (stem, end) && earlier < version)
+                    .then_some((earlier, (name, schema)))
             })
         });
         // Of two of one version the last is `new`'s, and that one was compared with the old one.
         earlier
             .max_by_key(|(version, _)| *version)
-            .map(|(_, schema)| schema)
+            .map(|(_, named)| named)
     }
 
-    /// Whether a version is here, with a schema or without.
-    fn describes(&self, version: &Retired) -> bool {
-        let named = self.schemas.keys().chain(&self.bare);
-        named.chain(self.topics.keys()).any(|name| version.is(name))
+    /// Where a version is here, with a schema or without.
+    fn describes(&self, version: &Version) -> Option<&String> {
+        let mut named = self
+            .schemas
+            .keys()
+            .chain(&self.bare)
+            .chain(self.topics.keys());
+        named.find(|name| version.is(name))
     }
 
     fn at<'a>(&'a self, place: &'a Place) -> (&'a Value, &'a str) {
@@ -446,6 +509,13 @@ fn followed(document: &Value, mut pointer: String) -> Result<String, String> {
 /// A part of a JSON Pointer.
 fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
+}
+
+/// What a schema is named in its folder or document: `order.placed.v3` of
+/// `asyncapi.json: order.placed.v3`.
+pub(super) fn last_part(name: &str) -> &str {
+    let name = name.rsplit(": ").next().unwrap_or_default();
+    name.rsplit('/').next().unwrap_or_default()
 }
 
 /// `order.placed`, 3 and `.schema.json` of `order.placed.v3.schema.json`.

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bento_outbox::{CompatibilityMode, SchemaBreak, schema_breaks_at};
+use bento_outbox::{BrokenSide, CompatibilityMode, SchemaBreak, schema_breaks_at};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::catalogue::Catalogue;
-use super::retired::Retired;
+use super::catalogue::{Catalogue, Pair};
+use super::version::Version;
 use crate::failure::Result;
 use crate::terminal;
 
@@ -21,6 +21,10 @@ use crate::terminal;
 /// documents lie beside schemas, only their topics are compared.
 ///
 /// A version of which no data is left anywhere, in no outbox, stream or archive, may go: --retire says so.
+/// Where every reader has an upcaster from a version, a new one may break with it: --upcast says so; the
+/// breaks are shown and do not count.
+///
+/// Where there is no OLD yet, or no schema in it, nothing is compared.
 ///
 /// A writer is taken to write the fields that its schema names, and others only where the schema says
 /// which; so a new optional field breaks nobody but readers that refuse fields which they do not know.
@@ -30,7 +34,8 @@ use crate::terminal;
   bento-outbox schema check order.placed.v3.schema.json order.placed.v4.schema.json
   git worktree add --detach /tmp/main main
   bento-outbox schema check /tmp/main/schemas schemas --mode full
-  bento-outbox schema check /tmp/main/schemas schemas --retire order.placed@1")]
+  bento-outbox schema check /tmp/main/schemas schemas --retire order.placed@1
+  bento-outbox schema check /tmp/main/schemas schemas --upcast order.placed@3")]
 pub(crate) struct Check {
     /// The schemas as they were: a file or a folder
     old: PathBuf,
@@ -40,8 +45,12 @@ pub(crate) struct Check {
     #[arg(long, value_enum, default_value_t)]
     mode: Mode,
     /// This version is gone on purpose, as order.placed@1; may be given several times
-    #[arg(long, value_name = "TYPE@VERSION", value_parser = Retired::parse)]
-    retire: Vec<Retired>,
+    #[arg(long, value_name = "TYPE@VERSION", value_parser = Version::parse)]
+    retire: Vec<Version>,
+    /// Every reader has an upcaster from this version on, as order.placed@3: what reads its data
+    /// otherwise may break; may be given several times
+    #[arg(long, value_name = "TYPE@VERSION", value_parser = Version::parse)]
+    upcast: Vec<Version>,
     /// One JSON object instead of lines
     #[arg(long)]
     json: bool,
@@ -67,6 +76,8 @@ struct Report {
     /// The versions that are gone on purpose.
     retired: Vec<String>,
     breaks: Vec<Named>,
+    /// Breaks that an upcaster covers.
+    upcast: Vec<Named>,
 }
 
 /// A break and the schema in which it is.
@@ -80,15 +91,40 @@ struct Named {
 impl Check {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let mode = CompatibilityMode::from(self.mode);
-        let (old, new) = (Catalogue::read(&self.old)?, Catalogue::read(&self.new)?);
-        let comparisons = old.comparisons(&new, &self.retire)?;
-        let mut breaks = Vec::new();
+        let new = Catalogue::read(&self.new)?;
+        new.must_be_described()?;
+        let Some(old) = Catalogue::read_if_there(&self.old)? else {
+            Report::empty(mode).print(self.json)?;
+            let schemas = terminal::counted(new.schemas() as u64, "schema");
+            terminal::say(format!(
+                "nothing to compare with: {} has no schemas, and NEW has {schemas}",
+                self.old.display()
+            ));
+            return Ok(ExitCode::SUCCESS);
+        };
+        let mut comparisons = old.comparisons(&new, &self.retire)?;
+        let (mut breaks, mut upcast) = (Vec::new(), Vec::new());
         for pair in &comparisons.pairs {
-            let found = schema_breaks_at(pair.old, pair.new, mode);
-            breaks.extend(found.into_iter().map(|found| Named {
-                schema: pair.name.clone(),
-                found,
-            }));
+            // An upcaster goes from one version to another: it helps nobody where one version changed.
+            let is_upcast = pair.name != pair.old_name
+                && self.upcast.iter().any(|version| version.is(&pair.old_name));
+            for found in schema_breaks_at(pair.old, pair.new, mode) {
+                let is_covered = is_upcast && found.breaks == BrokenSide::NewReaders;
+                let named = Named {
+                    schema: pair.name.clone(),
+                    found,
+                };
+                let list = if is_covered { &mut upcast } else { &mut breaks };
+                list.push(named);
+            }
+        }
+        for version in &self.upcast {
+            let is_old = |pair: &Pair<'_>| pair.name != pair.old_name && version.is(&pair.old_name);
+            if !comparisons.pairs.iter().any(is_old) {
+                comparisons.notes.push(format!(
+                    "--upcast {version}: no new version is compared with that one, so the flag is not needed"
+                ));
+            }
         }
         let others = comparisons
             .others
@@ -104,6 +140,7 @@ impl Check {
             compared: comparisons.pairs.len(),
             retired: comparisons.retired,
             breaks,
+            upcast,
         };
         report.print(self.json)?;
         comparisons.notes.iter().for_each(terminal::say);
@@ -116,6 +153,18 @@ impl Check {
 }
 
 impl Report {
+    /// Of a comparison with nothing.
+    fn empty(mode: CompatibilityMode) -> Self {
+        Self {
+            mode,
+            compatible: true,
+            compared: 0,
+            retired: Vec::new(),
+            breaks: Vec::new(),
+            upcast: Vec::new(),
+        }
+    }
+
     fn print(&self, as_json: bool) -> Result<()> {
         if as_json {
             let json = serde_json::to_string(self).unwrap_or_default();
@@ -124,6 +173,10 @@ impl Report {
         terminal::print(|out| {
             self.breaks.iter().try_for_each(|named| {
                 let line = format!("{}: {}", named.schema, named.found);
+                writeln!(out, "{}", terminal::visible(&line))
+            })?;
+            self.upcast.iter().try_for_each(|named| {
+                let line = format!("{}: {} (upcast)", named.schema, named.found);
                 writeln!(out, "{}", terminal::visible(&line))
             })
         })?;
@@ -135,7 +188,14 @@ impl Report {
             0 => "compatible".into(),
             breaks => terminal::counted(breaks, "break"),
         };
-        terminal::say(format!("{compared} compared, {}: {found}", self.mode));
+        let covered = match self.upcast.len() as u64 {
+            0 => String::new(),
+            upcast => format!(", {} upcast", terminal::counted(upcast, "break")),
+        };
+        terminal::say(format!(
+            "{compared} compared, {}: {found}{covered}",
+            self.mode
+        ));
         Ok(())
     }
 }

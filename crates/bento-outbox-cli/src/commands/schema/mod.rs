@@ -2,7 +2,7 @@
 
 mod catalogue;
 mod check;
-mod retired;
+mod version;
 
 use std::process::ExitCode;
 

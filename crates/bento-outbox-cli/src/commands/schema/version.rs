@@ -1,19 +1,21 @@
-//! A version that is gone on purpose.
+//! A version of an event type, as flags name it.
 
 use std::fmt;
 
 use bento_outbox::SchemaFiles;
 
-/// A version of an event type of which no data is left.
+use super::catalogue::last_part;
+
+/// A version of an event type.
 #[derive(Clone)]
-pub(super) struct Retired {
+pub(super) struct Version {
     event_type: String,
     version: u32,
     /// `order.placed.v1`, as files and AsyncAPI messages are named after it.
     key: String,
 }
 
-impl Retired {
+impl Version {
     /// Reads `order.placed@1`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (event_type, version) = text
@@ -33,15 +35,13 @@ impl Retired {
     /// Whether a schema is that version: `shop/order.placed.v1.schema.json` in a folder,
     /// `order.placed.v1` in an AsyncAPI document.
     pub(super) fn is(&self, schema: &str) -> bool {
-        // In a folder the path is before it, or the name of the AsyncAPI document.
-        let name = schema.rsplit(": ").next().unwrap_or_default();
-        let name = name.rsplit('/').next().unwrap_or_default();
-        name.strip_prefix(&self.key)
+        last_part(schema)
+            .strip_prefix(&self.key)
             .is_some_and(|end| end.is_empty() || end.starts_with('.'))
     }
 }
 
-impl fmt::Display for Retired {
+impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.event_type, self.version)
     }
@@ -53,14 +53,14 @@ mod tests {
 
     #[test]
     fn names_of_files_and_messages_are_told_apart() {
-        let retired = Retired::parse("order/placed@1").unwrap();
+        let version = Version::parse("order/placed@1").unwrap();
         for name in [
             "order__2Fplaced.v1.schema.json",
             "shop/order__2Fplaced.v1.json",
             "asyncapi.json: order__2Fplaced.v1",
             "order__2Fplaced.v1",
         ] {
-            assert!(retired.is(name), "{name}");
+            assert!(version.is(name), "{name}");
         }
         for name in [
             "order__2Fplaced.v12.schema.json",
@@ -68,11 +68,11 @@ mod tests {
             "re-order__2Fplaced.v1",
             "order__2Fplaced.v1/x.json",
         ] {
-            assert!(!retired.is(name), "{name}");
+            assert!(!version.is(name), "{name}");
         }
-        assert_eq!(retired.to_string(), "order/placed@1");
+        assert_eq!(version.to_string(), "order/placed@1");
         for wrong in ["order.placed", "@1", "order.placed@", "order.placed@v1"] {
-            assert!(Retired::parse(wrong).is_err(), "{wrong}");
+            assert!(Version::parse(wrong).is_err(), "{wrong}");
         }
     }
 }
