@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::failure::{Failure, Result};
-use crate::settings::{Bus, Settings};
+use crate::settings::Settings;
 
 /// The bounds of the histograms, in seconds: a bus in the same rack, to one that was away for hours.
 const BUCKETS: [f64; 16] = [
@@ -49,12 +49,13 @@ impl Server {
             Ok(listener) => listener,
             Err(error) if settings.is_given("admin_addr") => {
                 return Err(Failure::failed(format!(
-                    "admin_addr: nothing can be served at {address}: {error}"
+                    "admin_addr: nothing can be served at {address}: {error}; set OUTBOX_ADMIN_ADDR to another port, or \
+                     to off"
                 )));
             }
             Err(error) => {
                 // Another relay of this machine has it, as a rule.
-                tracing::info!(
+                tracing::warn!(
                     %address,
                     %error,
                     "health and metrics are not served; set admin_addr to another address, or to off"
@@ -72,7 +73,7 @@ impl Server {
         let admin = Admin {
             store,
             bus,
-            destinations: settings.buses().iter().map(Bus::name).collect(),
+            destinations: settings.destinations(),
             settings: settings.projector.clone(),
             token: settings.admin_token.as_deref().map(Into::into),
             metrics: Arc::new(move || rendered.render()),

@@ -206,4 +206,39 @@ mod tests {
             every_help_below_has_an_example(command);
         }
     }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_examples_of_every_help_can_be_pasted_into_a_shell() {
+        let mut commands = vec![Cli::command()];
+        let mut seen = 0;
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
+            let Some(written) = command.get_after_help().map(ToString::to_string) else {
+                continue;
+            };
+            let examples: Vec<&str> = written
+                .lines()
+                .filter(|line| line.starts_with("  "))
+                .collect();
+            // What a terminal of the usual width wraps is two commands.
+            let shown = command
+                .clone()
+                .term_width(80)
+                .render_long_help()
+                .to_string();
+            for line in &examples {
+                assert!(shown.lines().any(|it| it == *line), "{line:?} in {shown}");
+            }
+            let text = examples.join("\n");
+            let mut shell = std::process::Command::new("sh");
+            let parsed = shell.args(["-n", "-c", &text]).output().unwrap();
+            assert!(
+                parsed.status.success() && parsed.stderr.is_empty(),
+                "{text}: {parsed:?}"
+            );
+            seen += 1;
+        }
+        assert!(seen > 20, "{seen}");
+    }
 }

@@ -33,6 +33,25 @@ pub(crate) fn printed(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> R
     }
 }
 
+/// Whether somebody may still read standard output: false when it is a pipe whose reader went away.
+pub(crate) fn is_read() -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let stdout = io::stdout();
+        let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // What is wrong is told without being asked for.
+        let gone = PollFlags::ERR | PollFlags::HUP;
+        poll(&mut asked, Some(&at_once)).is_err() || !asked[0].revents().intersects(gone)
+    }
+    #[cfg(not(unix))]
+    true
+}
+
 /// # Errors
 /// Nobody is at a terminal who could be asked; exit code 2.
 pub(crate) fn must_have_a_person() -> Result<()> {

@@ -301,7 +301,35 @@ fn wrong_use_and_wrong_settings_exit_with_2() {
     place
         .run(&["append"])
         .failed(2, "[tenants.acme] (outbox.toml line 1) is not supported");
+    let config = place.run(&["config"]);
+    assert_eq!(config.code, Some(2), "{config:?}");
+    assert!(config.stdout.contains("database_url\t"), "{config:?}");
+    let said = "error: [tenants.acme] (outbox.toml line 1) is not supported";
+    assert!(config.stderr.starts_with(said), "{config:?}");
+    fs::remove_file(place.path().join("outbox.toml")).unwrap();
     place.run(&["config"]).succeeded();
+    let keys = [("OUTBOX_ENCRYPTION_KEYS", CANARY)];
+    let config = place.run_with(&["config"], &keys).without_secrets();
+    assert!(
+        config.code == Some(2) && config.stderr.starts_with("error: encryption_keys"),
+        "{config:?}"
+    );
+    for (wrong, said) in [
+        (
+            &["replay", "--all", "--rate", "0"][..],
+            "a rate is a whole number",
+        ),
+        (
+            &["events", "list", "--status", "late"],
+            "a status is NEW, SENT or ERR",
+        ),
+    ] {
+        let ran = place.run(wrong);
+        assert!(ran.code == Some(2) && ran.stderr.contains(said), "{ran:?}");
+    }
+    let nobody = [("OUTBOX_ADMIN_ADDR", "127.0.0.1:1")];
+    let health = place.run_with(&["health"], &nobody);
+    health.failed(1, "no relay answers at 127.0.0.1:1 (admin_addr)");
 }
 
 #[cfg(feature = "postgres")]

@@ -133,6 +133,7 @@ macro_rules! store_cases {
             reading::an_event_says_who_may_publish_it,
             reading::an_event_says_what_it_waits_for,
             replaying::a_replay_publishes_what_was_sent_in_order,
+            replaying::a_replay_publishes_nothing_that_is_paused,
             replaying::a_replay_goes_on_where_it_ended,
             replaying::a_replay_waits_for_its_bus_and_stops_when_told_to,
             auditing::each_change_leaves_one_act,

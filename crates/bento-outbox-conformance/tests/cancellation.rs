@@ -504,7 +504,7 @@ async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
     );
     let (sent, settings) = (40 - dead.len(), ReplaySettings::default());
     let replay = async || {
-        let found = replayable(&*store, &settings).await.unwrap();
+        let found = replayable(&*store, &bus, &settings).await.unwrap();
         let (bus, stop) = (Arc::new(bus.clone()), std::future::pending());
         let again = found.publish_by("test", store.clone(), bus, settings.clone(), |_| (), stop);
         assert_eq!(again.await.unwrap().published, sent as u64);

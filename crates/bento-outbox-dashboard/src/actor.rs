@@ -5,13 +5,12 @@ use std::net::SocketAddr;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use bento_outbox::Act;
 
 use crate::Problem;
 
 /// The header in which whoever asks may say who they are. Nobody checks it: it is a note, not a proof.
 const HEADER: &str = "outbox-actor";
-
-const CHARS_MAX: usize = 64;
 
 /// `api:anna@10.0.0.7`, without the name where none is said, and without the address where the server
 /// does not know it.
@@ -24,15 +23,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
         let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let from = from.map(|ConnectInfo(address)| address.ip().to_canonical());
         let name = match parts.headers.get(HEADER) {
-            Some(name) => Some(name.to_str().ok().filter(|name| is_name(name)).ok_or_else(
-                || {
-                    Problem::new(
-                        StatusCode::BAD_REQUEST,
-                        "no such name",
-                        "Outbox-Actor is not 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -",
-                    )
-                },
-            )?),
+            Some(name) => Some(
+                name.to_str()
+                    .ok()
+                    .filter(|name| Act::is_name(name))
+                    .ok_or_else(|| {
+                        Problem::new(
+                            StatusCode::BAD_REQUEST,
+                            "no such name",
+                            "Outbox-Actor is not 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -",
+                        )
+                    })?,
+            ),
             None => None,
         };
         Ok(Self(match (name, from) {
@@ -42,11 +44,4 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
             (None, None) => "api".into(),
         }))
     }
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=CHARS_MAX).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._@+-".contains(&b))
 }

@@ -1,6 +1,6 @@
 //! What a request says, taken strictly: what is unknown, doubled or out of bounds is refused, by name.
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -46,14 +46,21 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
 /// The JSON body of a request.
 ///
 /// Only `application/json` is taken. A page of another origin cannot send that without asking this
-/// server first, which never says yes.
+/// server first, which never says yes. Where nothing has to be said, a body may be missing altogether: with that a
+/// browser sends the page's origin, and no other than ours comes through the door.
 pub(crate) struct Given<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Given<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
+        let headers = request.headers();
+        let is_unsaid =
+            !headers.contains_key(header::CONTENT_TYPE) && request.body().is_end_stream();
+        if is_unsaid && let Ok(nothing) = serde_json::from_str("{}") {
+            return Ok(Self(nothing));
+        }
+        if !is_json(headers) {
             return Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "not JSON",

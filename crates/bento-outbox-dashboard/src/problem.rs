@@ -41,6 +41,7 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let (status, title) = match error.kind() {
             ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "the database is away"),
+            ErrorKind::Paused => (StatusCode::CONFLICT, "some of it is paused"),
             ErrorKind::Conflict => (StatusCode::CONFLICT, "somebody else was at it"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "the database refused"),
         };

@@ -121,7 +121,10 @@ pub(crate) async fn start(
         ..ReplaySettings::default()
     };
     if order.dry_run {
-        let matched = replayable(admin.store.as_ref(), &settings).await?.events;
+        let store = admin.store.as_ref();
+        let found = replayable(store, admin.bus.as_ref(), &settings).await?;
+        found.must_not_be_paused(store).await?;
+        let matched = found.events;
         let dry_run = true;
         return Ok(Json(Counted { matched, dry_run }).into_response());
     }
@@ -209,7 +212,7 @@ async fn carried_out(
                 end: ReplayEnd::Stopped,
                 ..Replayed::default()
             }),
-            found = replayable(admin.store.as_ref(), &settings) => found?,
+            found = replayable(admin.store.as_ref(), admin.bus.as_ref(), &settings) => found?,
         };
         tell(&|run| {
             run.matched = Some(found.events);

@@ -214,8 +214,15 @@ async fn a_replay_runs_in_the_background_one_at_a_time() {
     desk.post(replays, &order)
         .await
         .problem(409, "one at a time");
-    let stopping = desk.post(&format!("{path}/cancel"), &json!({})).await;
-    assert_eq!(stopping.status, 200);
+    // What says nothing need not be sent.
+    let cancel = format!("{path}/cancel");
+    let stopping = desk.send(Method::POST, &cancel, &[], "").await.json(200);
+    assert_eq!(stopping["state"], "stopping");
+    let not_json = desk.send(Method::POST, &cancel, &[], "stop").await;
+    not_json.problem(415, "application/json");
+    let elsewhere = [("origin", "http://evil.example")];
+    let elsewhere = desk.send(Method::POST, &cancel, &elsewhere, "").await;
+    assert_eq!(elsewhere.status, 403);
     let over = desk.until(&path, |run| run["ended_at"].is_string()).await;
     assert_eq!(
         (&over["state"], &over["published"]),
@@ -379,9 +386,11 @@ async fn a_page_of_another_origin_changes_nothing() {
             .await
             .problem(415, "application/json");
     }
-    desk.send(Method::POST, retry, &[], body)
-        .await
-        .problem(415, "application/json");
+    for body in [body, ""] {
+        desk.send(Method::POST, retry, &[], body)
+            .await
+            .problem(415, "application/json");
+    }
     for origin in [
         "http://evil.example",
         "null",

@@ -42,6 +42,9 @@ pub struct Audited {
 /// The most characters that are kept of who did something.
 pub const ACT_BY_CHARS_MAX: usize = 255;
 
+/// The most characters of a name that somebody gives themselves.
+const NAME_CHARS_MAX: usize = 64;
+
 /// The most characters that are kept of a verb.
 const VERB_CHARS_MAX: usize = 32;
 
@@ -70,6 +73,15 @@ impl Act {
             changed,
             note: note.map(sanitised),
         }
+    }
+
+    /// Whether somebody may call themselves so in [`by`](Self::by): 1 to 64 of the characters
+    /// `A-Z a-z 0-9 . _ @ + -`.
+    pub fn is_name(name: &str) -> bool {
+        (1..=NAME_CHARS_MAX).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._@+-".contains(&b))
     }
 
     /// An act that changed events, of which it names the first thousand.

@@ -70,6 +70,8 @@ pub enum ErrorKind {
     Conflict,
     /// The database cannot be reached or cannot take more.
     Unavailable,
+    /// What an operator has paused would be published. Nothing was: resume it first, or leave it out.
+    Paused,
     /// The bus cannot be reached, or is configured so that it cannot take events.
     Bus,
     /// Anything else the database answered.

@@ -1,6 +1,6 @@
 //! Sent events, published once more.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::num::NonZeroU32;
 use std::pin::pin;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::act::Act;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::{Filter, PAGE_MAX, Page};
+use crate::pause::{Pausable, Pause};
 use crate::publisher::Publisher;
 use crate::record::{OutboxRecord, Outcome, Rejection, RejectionClass, Status};
 use crate::retry::{self, RetrySettings};
@@ -98,12 +99,16 @@ pub enum ReplayEnd {
 }
 
 /// What a replay would publish.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replayable {
     /// How many events.
     pub events: u64,
     /// The `seq` of the last one.
     pub last: Option<i64>,
+    /// How many of each tenant, by its name.
+    pub tenants: BTreeMap<String, u64>,
+    /// How many for each destination that has a [name](Publisher::destination), by that.
+    pub destinations: BTreeMap<String, u64>,
 }
 
 /// The longest pause while the bus is away.
@@ -111,6 +116,9 @@ const AWAY_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How often a second a slow replay publishes at most, so that it need not do so one by one.
 const BEATS: u32 = 10;
+
+/// Of more pauses than these that are in the way only the number is said.
+const PAUSES_NAMED_MAX: usize = 3;
 
 /// A page that does not go on after the last one would be published again and again.
 fn go_on(after: Option<i64>, page: &[OutboxRecord]) -> Result<()> {
@@ -124,11 +132,15 @@ fn go_on(after: Option<i64>, page: &[OutboxRecord]) -> Result<()> {
     }
 }
 
-/// Counts what a replay would publish, without reading a payload.
+/// Counts what a replay would publish, and where, without reading a payload.
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn replayable(store: &dyn Store, settings: &ReplaySettings) -> Result<Replayable> {
+pub async fn replayable(
+    store: &dyn Store,
+    bus: &dyn Publisher,
+    settings: &ReplaySettings,
+) -> Result<Replayable> {
     let mut found = Replayable::default();
     let mut after = settings.after;
     loop {
@@ -141,8 +153,7 @@ pub async fn replayable(store: &dyn Store, settings: &ReplaySettings) -> Result<
         };
         after = Some(last.seq);
         let within = settings.within(&page);
-        found.events += within.len() as u64;
-        found.last = within.last().map(|record| record.seq).or(found.last);
+        within.iter().for_each(|record| found.add(record, bus));
         if within.len() < page.len() || page.len() < PAGE_MAX as usize {
             return Ok(found);
         }
@@ -193,17 +204,66 @@ pub async fn replay(
 }
 
 impl Replayable {
+    fn add(&mut self, record: &OutboxRecord, bus: &dyn Publisher) {
+        self.events += 1;
+        self.last = Some(record.seq);
+        *self.tenants.entry(record.tenant.to_string()).or_default() += 1;
+        if let Some(name) = bus.destination(record) {
+            *self.destinations.entry(name.into()).or_default() += 1;
+        }
+    }
+
+    /// Whether all of it may go out now: what is paused is kept back from a replay too.
+    ///
+    /// # Errors
+    /// [`Paused`](ErrorKind::Paused) where some of it is of a tenant, or for a destination, that is
+    /// paused: it names them and what to do. When the pauses cannot be read.
+    pub async fn must_not_be_paused(&self, store: &dyn Store) -> Result<()> {
+        let events = |pause: &Pause| match pause.kind {
+            Pausable::Tenant => self.tenants.get(&pause.name).copied(),
+            Pausable::Destination => self.destinations.get(&pause.name).copied(),
+        };
+        let pauses = store.pauses().await?;
+        let in_the_way: Vec<(&Pause, u64)> = pauses
+            .iter()
+            .filter_map(|pause| Some((pause, events(pause)?)))
+            .collect();
+        if in_the_way.is_empty() {
+            return Ok(());
+        }
+        let named = in_the_way.iter().take(PAUSES_NAMED_MAX);
+        let named: Vec<String> = named
+            .map(|(pause, events)| {
+                let (kind, name, resume) = (pause.kind, &pause.name, pause.resume_command());
+                format!("{kind} {name} ({events} of the events; `{resume}`)")
+            })
+            .collect();
+        let more = match in_the_way.len() - named.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Err(Error::new(
+            ErrorKind::Paused,
+            format!(
+                "nothing is published, since these are paused: {}{more}; resume them, or leave their events out by \
+                 a filter for a tenant or a type",
+                named.join(", ")
+            ),
+        ))
+    }
+
     /// Publishes what was counted, and nothing that was sent since, as [`replay`] does, but as an act
     /// of an operator: its begin and its end are in the audit, each once. `stop` may answer who it was
     /// that stopped it. Where nothing was counted, nothing is done.
     ///
     /// # Errors
-    /// When its begin cannot be written; nothing is published then. That its end cannot be is logged.
+    /// Those of [`must_not_be_paused`](Self::must_not_be_paused), and when its begin cannot be written;
+    /// nothing is published then. That its end cannot be is logged.
     ///
     /// # Cancel safety
     /// As for [`replay`]; dropped, its end is not in the audit.
     pub async fn publish_by(
-        self,
+        &self,
         by: &str,
         store: Arc<dyn Store>,
         bus: Arc<dyn Publisher>,
@@ -214,6 +274,7 @@ impl Replayable {
         if self.events == 0 {
             return Ok(Replayed::default());
         }
+        self.must_not_be_paused(store.as_ref()).await?;
         let what = settings.shown();
         let act = |by: &str, published, note: &str| {
             Act::new(by, "replay", what.clone(), published, Some(note))

@@ -24,7 +24,7 @@ use crate::terminal;
 /// is already there are skipped and reported.
 #[derive(Args)]
 #[command(after_help = r#"Examples:
-  echo '{"type":"order.placed","aggregate_type":"order","aggregate_id":"7","payload":{"total":42}}' |
+  echo '{"type":"order.placed","aggregate_id":"7","payload":{"total":42}}' |
     bento-outbox append
   zcat events.jsonl.gz | bento-outbox append > ids.txt"#)]
 pub(crate) struct Append {}

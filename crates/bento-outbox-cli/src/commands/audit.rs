@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use bento_outbox::Audited;
 use clap::{Args, value_parser};
+use serde_json::Value;
 
 use super::listing::Listing;
 use crate::connect;
@@ -28,10 +29,13 @@ pub(crate) struct Audit {
     /// Only those before the one with this number
     #[arg(long, value_name = "NUMBER")]
     before: Option<i64>,
-    /// One JSON object a line
+    /// One JSON object a line, with all of the ids
     #[arg(long)]
     json: bool,
 }
+
+/// How many ids or names of an act are shown.
+const NAMED_MAX: usize = 3;
 
 const HEADER: [&str; 7] = ["number", "at", "by", "verb", "changed", "what", "note"];
 
@@ -68,9 +72,44 @@ fn cells(kept: &Audited) -> [String; 7] {
         terminal::visible(&act.by),
         terminal::visible(&act.verb),
         act.changed.to_string(),
-        terminal::visible(&act.what.to_string()),
+        terminal::visible(&shortened(&act.what)),
         act.note
             .as_deref()
             .map_or_else(|| "-".into(), terminal::visible),
     ]
+}
+
+/// Of many ids or names the first few are enough for a person: `{"ids":["…","…","…"]} and 497 more`.
+fn shortened(what: &Value) -> String {
+    let mut shown = what.clone();
+    let mut left_out = 0;
+    for (_, list) in shown.as_object_mut().into_iter().flatten() {
+        if let Value::Array(list) = list {
+            left_out += list.len() - list.len().min(NAMED_MAX);
+            list.truncate(NAMED_MAX);
+        }
+    }
+    if left_out == 0 {
+        return shown.to_string();
+    }
+    let uncounted = shown.as_object_mut().and_then(|it| it.remove("more"));
+    let more = left_out as u64 + uncounted.and_then(|more| more.as_u64()).unwrap_or(0);
+    format!("{shown} and {more} more")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_many_ids_a_few_are_named() {
+        let few = json!({ "ids": ["a", "b", "c"] });
+        assert_eq!(shortened(&few), few.to_string());
+        let many = json!({ "ids": ["a", "b", "c", "d", "e"], "more": 7 });
+        assert_eq!(shortened(&many), r#"{"ids":["a","b","c"]} and 9 more"#);
+        let filter = json!({ "type": "order.placed", "ids": vec!["a"; 10] });
+        assert!(shortened(&filter).ends_with(" and 7 more"));
+    }
 }

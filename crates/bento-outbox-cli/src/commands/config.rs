@@ -13,7 +13,8 @@ use crate::terminal;
 
 /// Show the settings in force, and where each came from
 ///
-/// What a setting means stands beside it. Secrets, and passwords in URLs, are hidden.
+/// What a setting means stands beside it. Secrets, and passwords in URLs, are hidden. Exits with 2 where
+/// `run` would refuse to start with them.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox config
@@ -43,6 +44,8 @@ impl Config {
                 })
             })?;
         }
+        // They are shown all the same, to see where it comes from.
+        settings.refuse_unsupported()?;
         Ok(ExitCode::SUCCESS)
     }
 }

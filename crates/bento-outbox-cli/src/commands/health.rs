@@ -60,7 +60,11 @@ impl Health {
 /// When nobody answers there, or no relay.
 pub(super) async fn asked(address: SocketAddr, path: &str) -> Result<(u16, Value)> {
     let address = reachable(address);
-    let away = |what: &str| Failure::failed(format!("no relay answers at {address}: {what}"));
+    let away = |what: &str| {
+        Failure::failed(format!(
+            "no relay answers at {address} (admin_addr): {what}"
+        ))
+    };
     let answer = match timeout(PATIENCE, ask(address, path)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return Err(away(&error.to_string())),

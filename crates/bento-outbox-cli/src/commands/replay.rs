@@ -14,7 +14,7 @@ use super::choice::Choice;
 use crate::connect;
 use crate::failure::{Failure, Result};
 use crate::logging;
-use crate::operator;
+use crate::operator::Actor;
 use crate::settings::{self, Settings};
 use crate::stop::Stop;
 use crate::terminal::{self, counted};
@@ -22,7 +22,8 @@ use crate::terminal::{self, counted};
 /// Publish sent events once more, with the same ids and bytes
 ///
 /// They go where events of their type and tenant go now, those of one aggregate in their order, and
-/// nothing about them is changed. Only what is still kept can be published again (`retention`). A bus
+/// nothing about them is changed. Nothing is published where some of them are of a tenant or for a
+/// destination that is paused. Only what is still kept can be published again (`retention`). A bus
 /// that is away is waited for. An event that the bus refuses ends it; Ctrl-C does after what is in
 /// flight. Then it exits with 1 and says how to go on.
 #[derive(Args)]
@@ -37,7 +38,7 @@ pub(crate) struct Replay {
     #[arg(long, value_name = "SEQ")]
     after: Option<i64>,
     /// At most so many events a second [default: as many as the bus takes]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<NonZeroU32>,
     /// Say what would be published and publish nothing
     #[arg(long)]
@@ -48,6 +49,8 @@ pub(crate) struct Replay {
     /// Say at the end what was done, as one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    actor: Actor,
 }
 
 /// What `--json` prints.
@@ -86,7 +89,7 @@ impl Replay {
         };
         let counting = terminal::spinner("events: counting what was sent");
         let found = tokio::select! {
-            found = replayable(store.as_ref(), &asked) => found?,
+            found = replayable(store.as_ref(), bus.as_ref(), &asked) => found?,
             () = stop.requested() => {
                 return Err(Failure::failed("stopped before anything was published"));
             }
@@ -100,9 +103,11 @@ impl Replay {
             return self.report(&found, Replayed::default());
         }
         terminal::say(format!(
-            "{events}: to {}, under the same ids, after whatever consumers got since",
-            buses(&settings)
+            "{events}: {}, under the same ids, after whatever consumers got since",
+            destinations(&found)
         ));
+        let free = found.must_not_be_paused(store.as_ref()).await;
+        free.map_err(|error| Failure::failed(settings.advice(&error.report())))?;
         if self.dry_run {
             terminal::say("nothing is published (--dry-run)");
             return self.report(&found, Replayed::default());
@@ -118,7 +123,7 @@ impl Replay {
             stop.requested().await;
             None
         };
-        let by = operator::name();
+        let by = self.actor.by();
         let replayed = found
             .publish_by(&by, store, bus, asked, tell, stopped)
             .await?;
@@ -189,10 +194,20 @@ impl Replay {
     }
 }
 
-/// The buses, without passwords.
-fn buses(settings: &Settings) -> String {
-    let names: Vec<String> = settings.buses().iter().map(settings::Bus::name).collect();
-    names.join(" and ")
+/// Events a second.
+fn rate(text: &str) -> Result<NonZeroU32, &'static str> {
+    let wrong = "a rate is a whole number of events a second, from 1; without --rate it is as many as the bus takes";
+    text.parse().map_err(|_| wrong)
+}
+
+/// Where they go: `to nats://host:4222`, or `7 to nats://host:4222 and 2 to file:audit.jsonl`.
+fn destinations(found: &Replayable) -> String {
+    let alone = found.destinations.len() == 1;
+    let named = found.destinations.iter().map(|(name, events)| match alone {
+        true => format!("to {name}"),
+        false => format!("{events} to {name}"),
+    });
+    named.collect::<Vec<String>>().join(" and ")
 }
 
 /// A bar, and whether it was said that the bus is away.

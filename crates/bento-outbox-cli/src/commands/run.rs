@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bento_outbox::{
     AlertSettings, Batch, DeadLetterAlert, DeadLetterObserver, DeadLetterTopic, OutboxRecord,
-    Outcome, Projector, Publisher, Rejection, RejectionClass, Store,
+    Outcome, Projector, Publisher, Rejection, RejectionClass, Store, TenantStatus,
 };
 use clap::Args;
 use indicatif::ProgressBar;
@@ -19,6 +19,7 @@ use crate::admin;
 use crate::connect;
 use crate::failure::{Failure, Result};
 use crate::logging;
+use crate::paused;
 use crate::settings::{self, Settings};
 use crate::stop::Stop;
 use crate::systemd;
@@ -60,6 +61,9 @@ impl Run {
             tracing::warn!("{sentence}");
         }
         store.check().await?;
+        for sentence in paused::in_vain(&store.pauses().await?, &settings).values() {
+            tracing::warn!("{}", settings.advice(sentence));
+        }
         let observers = Observers::of(&settings, alert, &bus)?;
         let ended = match self.once {
             true => once(&settings, store, bus, &observers, &stop).await,
@@ -304,7 +308,7 @@ async fn once(
         .map(|tenant| tenant.new + tenant.retrying)
         .sum();
     let progress = terminal::bar(backlog);
-    let projector = observers.projector(settings, store, bus.clone());
+    let projector = observers.projector(settings, store.clone(), bus.clone());
     let begun = Instant::now();
     let carrying = until_nothing_is_due(settings, &projector, stop, &progress);
     let carried = stop.patiently(settings.shutdown_timeout, carrying).await;
@@ -321,7 +325,10 @@ async fn once(
             error.report()
         ));
     }
-    terminal::say(summary(&all, begun.elapsed().as_secs_f64()));
+    let seconds = begun.elapsed().as_secs_f64();
+    // Also those that were put aside before.
+    let kept = TenantStatus::total(&store.status().await?).paused_events;
+    terminal::say(summary(&all, kept, seconds));
     if !is_one {
         let checked = bus.check().await;
         checked.map_err(|rejection| away(settings, &rejection, all.sent))?;
@@ -393,7 +400,7 @@ fn away(settings: &Settings, rejection: &Rejection, sent: usize) -> Failure {
     Failure::failed(format!("{away} ({sent} sent before)"))
 }
 
-fn summary(all: &Batch, seconds: f64) -> String {
+fn summary(all: &Batch, kept: u64, seconds: f64) -> String {
     let mut summary = match all.sent {
         0 if all.retried + all.dead + all.paused == 0 => "nothing was due".to_string(),
         0 => "nothing was sent".to_string(),
@@ -414,10 +421,9 @@ fn summary(all: &Batch, seconds: f64) -> String {
             all.dead
         );
     }
-    if all.paused > 0 {
+    if kept > 0 {
         summary += &format!(
-            ", kept since their destination is paused: {} (see `bento-outbox destinations list`)",
-            all.paused
+            ", kept since their destination is paused: {kept} (see `bento-outbox destinations list`)"
         );
     }
     if all.waiting {
@@ -440,7 +446,7 @@ mod tests {
                 waiting,
                 ..Batch::default()
             };
-            summary(&all, 2.0)
+            summary(&all, 0, 2.0)
         };
         assert_eq!(said(0, 0, 0, false), "nothing was due");
         assert_eq!(said(10, 0, 0, false), "10 sent in 2.0 s (5 a second)");

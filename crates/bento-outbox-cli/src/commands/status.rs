@@ -60,6 +60,9 @@ struct Report {
     /// All of them, for people.
     #[serde(skip)]
     pauses: Vec<Pause>,
+    /// What to do about those that keep nothing.
+    #[serde(skip)]
+    in_vain: Vec<String>,
 }
 
 /// Empties a terminal and begins at its top.
@@ -163,6 +166,8 @@ impl Status {
         if report.pauses.len() > PAUSES_SAID_MAX {
             terminal::say("and more are paused: `tenants list`, `destinations list`");
         }
+        let in_vain = report.in_vain.iter().take(PAUSES_SAID_MAX);
+        in_vain.for_each(terminal::say);
         report
             .held
             .keys
@@ -180,6 +185,7 @@ impl Report {
         let tenants = store.status().await?;
         let held = bento_outbox::held(store, &settings.projector, HELD_MAX).await?;
         let pauses = store.pauses().await?;
+        let in_vain = paused::in_vain(&pauses, settings);
         let is_destination = |pause: &&Pause| pause.kind == Pausable::Destination;
         Ok(Self {
             total: TenantStatus::total(&tenants),
@@ -187,6 +193,7 @@ impl Report {
             held,
             paused_destinations: pauses.iter().filter(is_destination).cloned().collect(),
             pauses,
+            in_vain: in_vain.values().map(|said| settings.advice(said)).collect(),
         })
     }
 }

@@ -73,6 +73,17 @@ impl Settings {
         buses
     }
 
+    /// The names of the destinations that events may go to, once each: buses may differ in secrets only.
+    pub(crate) fn destinations(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for name in self.buses().iter().map(Bus::name) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
     /// The topic of any event, whichever bus it goes to, where dead letters have one of their own.
     pub(crate) fn topic_with_dead_letters(&self) -> Option<Topic> {
         let dead_letters = self.dead_letter_topic.clone()?;

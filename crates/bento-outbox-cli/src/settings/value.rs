@@ -172,15 +172,20 @@ pub(crate) fn tenants(text: &str) -> Option<Option<Vec<Tenant>>> {
     tenants.ok().map(Some)
 }
 
+/// What others log that the relay says itself.
+const REPEATED: &str = "sqlx::query=off,sqlx::pool=off,async_nats::connector=off";
+
 /// Tracing's filter. A plain level is that of the outbox itself: what its drivers have to say below
 /// a warning is for whoever asks for it by directives. So is each statement that took sqlx over a second,
 /// though it warns of that: to a relay a slow database is no news, since its metrics say how long a batch
-/// takes, and a line of SQL tells nobody what to do.
+/// takes, and a line of SQL tells nobody what to do. What NATS's client has to say of a connection that it
+/// cannot make, and sqlx of one that it waits for, the relay says itself, once.
 pub(crate) fn log_filter(text: &str) -> Option<Targets> {
     let is_level = |word: &str| ["error", "warn", "info", "debug", "trace", "off"].contains(&word);
     let directives: String = match text {
-        "error" | "off" => text.into(),
-        level if is_level(level) => format!("warn,sqlx::query=off,bento_outbox={level}"),
+        "off" => text.into(),
+        "error" => format!("error,{REPEATED}"),
+        level if is_level(level) => format!("warn,{REPEATED},bento_outbox={level}"),
         // A word that is no level would be taken for the name of a module and hide everything else.
         directives
             if directives
@@ -344,12 +349,23 @@ mod tests {
         ] {
             assert!(log_filter(text).is_some(), "{text}");
         }
-        for (text, is_told) in [("info", false), ("debug", false), ("warn,sqlx=warn", true)] {
+        for (text, is_told) in [
+            ("error", false),
+            ("info", false),
+            ("debug", false),
+            ("warn,sqlx=warn", true),
+        ] {
             let filter = log_filter(text).unwrap();
-            let told = filter.would_enable("sqlx::query", &tracing::Level::WARN);
-            assert_eq!(told, is_told, "slow statements at {text}");
+            for repeated in [
+                "sqlx::query",
+                "sqlx::pool::acquire",
+                "async_nats::connector",
+            ] {
+                let told = filter.would_enable(repeated, &tracing::Level::ERROR);
+                assert_eq!(told, is_told, "{repeated} at {text}");
+            }
             assert!(
-                filter.would_enable("sqlx::pool", &tracing::Level::WARN),
+                filter.would_enable("rustls", &tracing::Level::ERROR),
                 "{text}"
             );
         }

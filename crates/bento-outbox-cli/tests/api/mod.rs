@@ -177,5 +177,7 @@ fn an_address_is_refused_or_had() {
     let ran = place.run_with(&["run"], &[("OUTBOX_ADMIN_ADDR", &address)]);
     let said = format!("error: admin_addr: nothing can be served at {address}: ");
     assert!(ran.code == Some(1) && ran.stderr.contains(&said), "{ran:?}");
+    let advice = "set OUTBOX_ADMIN_ADDR to another port, or to off";
+    assert!(ran.stderr.contains(advice), "{ran:?}");
     with("off", &[]).succeeded();
 }

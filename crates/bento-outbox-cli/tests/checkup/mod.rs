@@ -128,21 +128,72 @@ fn the_doctor_says_what_is_broken_and_what_to_do() {
         .sql("update outbox set status = 'ERR', created_at = '2020-01-01T00:00:00Z' where seq = 1");
     place.sql("update outbox set created_at = '2020-01-01T00:00:00Z' where seq = 2");
     assert_eq!(
-        doctor(&place, 0, &[], "dead letters"),
+        doctor(&place, 1, &[], "dead letters"),
         [
             "warning: 1 dead letter | look at them: `bento-outbox dead list`; then `bento-outbox dead retry --all` or \
              `bento-outbox dead discard --all`, or some of them by a filter"
         ]
     );
     assert!(
-        doctor(&place, 0, &[], "events")[0].starts_with("warning: 1 event not sent, the oldest")
+        doctor(&place, 1, &[], "events")[0].starts_with("warning: 1 event not sent, the oldest")
     );
-    assert!(doctor(&place, 0, &[], "relays")[0].starts_with("warning: no relay is running"));
-    assert!(doctor(&place, 0, &[], "bus")[0].starts_with("note: "));
-    assert!(doctor(&place, 0, &[], "order").is_empty());
+    let relays = doctor(&place, 1, &[], "relays");
+    assert!(
+        relays[0]
+            .starts_with("broken: no relay is running for tenants \"*\", and events are due |"),
+        "{relays:?}"
+    );
+    let others = [("OUTBOX_TENANTS", "acme")];
+    let relays = doctor(&place, 0, &others, "relays");
+    assert!(
+        relays[0].starts_with("note: no relay is running"),
+        "{relays:?}"
+    );
+    assert!(doctor(&place, 1, &[], "bus")[0].starts_with("note: "));
+    assert!(doctor(&place, 1, &[], "order").is_empty());
     let blocking = [("OUTBOX_ON_DEAD_LETTER", "block")];
-    let order = doctor(&place, 0, &blocking, "order");
-    assert!(order[0].contains("1 event waits for "), "{order:?}");
+    let order = doctor(&place, 1, &blocking, "order");
+    assert!(
+        order[0].starts_with("warning: ") && order[0].contains("1 event waits for "),
+        "{order:?}"
+    );
+    // What is written for later is not due.
+    place.sql("update outbox set available_at = '2999-01-01T00:00:00Z' where seq = 2");
+    let relays = doctor(&place, 0, &[], "relays");
+    assert!(
+        relays[0].starts_with("note: no relay is running"),
+        "{relays:?}"
+    );
+
+    // A bus that takes nothing is named, and nobody is sent to the dead letters.
+    place.sql(
+        "update outbox set error_message = 'disk full', retry_at = available_at where seq = 2",
+    );
+    let put_off = doctor(&place, 0, &blocking, "retrying");
+    assert!(
+        put_off[0].starts_with("warning: 1 event that stdout: does not take now, the oldest ")
+            && put_off[0].ends_with(
+                ": disk full | make room there or bring it back; they go out by themselves"
+            ),
+        "{put_off:?}"
+    );
+    place.append(line("1", "")).succeeded();
+    let order = doctor(&place, 1, &[], "order");
+    assert!(
+        order[0].ends_with(" | make room there or bring it back; they go out by themselves"),
+        "{order:?}"
+    );
+    place.sql("update outbox set retry_cnt = 1 where seq = 2");
+    let failed = doctor(&place, 1, &[], "retrying");
+    assert!(
+        failed[0].starts_with("warning: 1 event tried again, "),
+        "{failed:?}"
+    );
+    let order = doctor(&place, 1, &[], "order");
+    assert!(
+        order[0].contains("`bento-outbox dead list` has it"),
+        "{order:?}"
+    );
 
     place.sql("drop index outbox_ready");
     let database = doctor(&place, 1, &[], "database");

@@ -32,6 +32,7 @@ fn events_are_found_by_each_filter_the_newest_first() {
     assert_eq!(keys.len(), 19, "the view's 21 columns but two: {keys:?}");
     for (arguments, number) in [
         (vec!["--status", "SENT"], 2),
+        (vec!["--status", "sent"], 2),
         (vec!["--status", "ERR"], 1),
         (vec!["--status", "NEW"], 4),
         (vec!["--tenant", "acme"], 1),
@@ -71,7 +72,7 @@ fn events_are_found_by_each_filter_the_newest_first() {
     assert!(none.stderr.starts_with("no event matches"), "{none:?}");
     for wrong in [
         vec!["events"],
-        vec!["events", "list", "--status", "new"],
+        vec!["events", "list", "--status", "late"],
         vec!["events", "list", "--payload"],
         vec!["events", "list", "--before", "x"],
         vec!["events", "show", "7"],

@@ -235,6 +235,43 @@ fn a_paused_destination_stays_so_through_kills_and_goes_on_within_seconds() {
 }
 
 #[test]
+fn a_replay_says_where_it_goes_and_publishes_nothing_that_is_paused() {
+    let place = routed();
+    place
+        .append(line("acme", "a", "1") + &line("acme", "audit.x", "2") + &line("globex", "a", "3"))
+        .succeeded();
+    place.run(&["run", "--once"]).succeeded();
+    let replay = |arguments: &[&str]| place.run(&[&["replay"], arguments].concat());
+    let dry = replay(&["--all", "--dry-run"]).succeeded();
+    let said = "3 sent events: 1 to file:audit.jsonl and 2 to file:main.jsonl, under the same ids";
+    assert!(dry.stderr.starts_with(said), "{dry:?}");
+    let dry = replay(&["--type", "a", "--dry-run"]).succeeded();
+    let said = "2 sent events: to file:main.jsonl, under the same ids";
+    assert!(dry.stderr.starts_with(said), "{dry:?}");
+
+    for (kind, name, free) in [
+        ("destinations", "file:audit.jsonl", ["--type", "a"]),
+        ("tenants", "acme", ["--tenant", "globex"]),
+    ] {
+        place.run(&[kind, "pause", name]).succeeded();
+        let resume = format!("`bento-outbox {kind} resume {name}`");
+        for how in ["--dry-run", "--yes"] {
+            let refused = replay(&["--all", how]);
+            assert_eq!(refused.code, Some(1), "{refused:?}");
+            assert!(refused.stderr.contains(&resume), "{refused:?}");
+        }
+        replay(&[&free[..], &["--dry-run"]].concat()).succeeded();
+        place.run(&[kind, "resume", name]).succeeded();
+    }
+    let acts = acts(&place, &[]);
+    assert!(acts.iter().all(|act| act["verb"] != "replay"), "{acts:?}");
+    assert_eq!(
+        (place.lines("main.jsonl"), place.lines("audit.jsonl")),
+        (2, 1)
+    );
+}
+
+#[test]
 fn a_pause_made_elsewhere_can_be_ended_here() {
     let place = routed();
     let pause = ["destinations", "pause", "file:audit.jsonl"];
@@ -267,12 +304,32 @@ fn a_pause_made_elsewhere_can_be_ended_here() {
         ),
         (&json!("file:audit.jsonl"), &json!(false))
     );
+    let said = "this pause keeps nothing: no route leads to file:audit.jsonl, resume it \
+                (`bento-outbox destinations resume file:audit.jsonl`) and pause stdout:";
+    for command in [
+        &["status"][..],
+        &["destinations", "list"],
+        &["run", "--once"],
+    ] {
+        let ran = place.run(command).succeeded();
+        assert!(ran.stderr.contains(said), "{ran:?}");
+        place.append(line("acme", "audit.a", "1")).succeeded();
+    }
+    let doctor = place.run(&["doctor"]);
+    assert!(doctor.stdout.contains(&format!("→ {said}\n")), "{doctor:?}");
+    // It is named by its options too: of those that are there, the one at the same place was meant.
+    let others = [("OUTBOX_BUS_URL", "file:audit.jsonl?a=1")];
+    let status = place.run_with(&["status"], &others).succeeded();
+    assert!(
+        status.stderr.contains("and pause file:audit.jsonl?a=1\n"),
+        "{status:?}"
+    );
     place.run(&pause).failed(2, "no events are routed to");
     let resume = ["destinations", "resume", "file:audit.jsonl", "--json"];
     assert_eq!(object(&place.run(&resume).succeeded())["changed"], 1);
     assert_eq!(object(&place.run(&resume).succeeded())["changed"], 0);
     place.run(&ONCE).succeeded();
-    assert_eq!(place.lines("main.jsonl"), 1);
+    assert_eq!(place.lines("main.jsonl"), 4, "all of the key waited");
 }
 
 #[test]
@@ -282,7 +339,14 @@ fn the_only_bus_can_be_paused() {
     let pause = ["destinations", "pause", "file:main.jsonl"];
     place.run_with(&pause, &bus).succeeded();
     place.append(line("acme", "a", "1")).succeeded();
-    place.run(&ONCE).succeeded();
+    let said = "kept since their destination is paused: 1 (see `bento-outbox destinations list`)";
+    for _ in 0..2 {
+        let ran = place.run(&ONCE).succeeded();
+        assert!(
+            ran.stderr.contains(said),
+            "also what was put aside before: {ran:?}"
+        );
+    }
     assert_eq!(place.lines("main.jsonl"), 0);
     place
         .run(&["destinations", "resume", "file:main.jsonl"])
@@ -350,6 +414,48 @@ fn the_audit_says_who_changed_what() {
     let lines = place.run(&["audit"]).succeeded().without_secrets().stdout;
     assert!(lines.starts_with("number\tat\tby\tverb\t"), "{lines}");
     assert_eq!(lines.lines().count(), 3);
+}
+
+#[test]
+fn whoever_changes_something_has_a_name() {
+    let place = Place::migrated();
+    let by = |arguments: &[&str]| {
+        let mut command = place.command(arguments);
+        for name in ["USER", "LOGNAME", "USERNAME"] {
+            command.env_remove(name);
+        }
+        Ran::of(command.output().unwrap()).succeeded();
+        acts(&place, &["--limit", "1"])[0]["by"].clone()
+    };
+    let nobody = by(&["tenants", "pause", "acme"]);
+    let uid = nobody.as_str().unwrap().strip_prefix("cli:uid-").unwrap();
+    let (uid, _) = uid.split_once('@').unwrap();
+    assert!(uid.parse::<u32>().is_ok(), "{nobody}");
+
+    place.append(line("globex", "a", "1").repeat(3)).succeeded();
+    place.run(&ONCE).succeeded();
+    place.append(line("globex", "a", "1").repeat(2)).succeeded();
+    place.sql("update outbox set status = 'ERR' where status = 'NEW'");
+    let id = place.text("select id from outbox where status = 'ERR'");
+    for command in [
+        &["tenants", "resume", "acme"][..],
+        &["destinations", "pause", "stdout:"],
+        &["destinations", "resume", "stdout:"],
+        &["dead", "retry", "--id", &id, "--yes"],
+        &["dead", "discard", "--all", "--yes"],
+        &["replay", "--all", "--yes", "--bus-url", "null:"],
+    ] {
+        let named = by(&[command, &["--actor", "anna+night@ops"]].concat());
+        let named = named.as_str().unwrap();
+        assert!(
+            named.starts_with("cli:anna+night@ops@"),
+            "{command:?}: {named}"
+        );
+        for wrong in ["", "a b", "anna\n", &"x".repeat(65)] {
+            let refused = place.run(&[command, &["--actor", wrong]].concat());
+            assert_eq!(refused.code, Some(2), "{refused:?}");
+        }
+    }
 }
 
 #[test]

@@ -87,7 +87,13 @@ fn a_bus_that_is_away_is_told_of_once() {
         let place = Place::migrated();
         place.append(event(1).repeat(events)).succeeded();
         let log = place.path().join("log");
-        let relay = Relay::logging(&place, &["run", "--bus-url", "file:no/such/bus"], &[], &log);
+        let off = [("OUTBOX_ADMIN_ADDR", "off")];
+        let relay = Relay::logging(
+            &place,
+            &["run", "--bus-url", "file:no/such/bus"],
+            &off,
+            &log,
+        );
         let warnings = || fs::read_to_string(&log).unwrap().matches(" WARN ").count();
         eventually(|| warnings() > 0);
         relay.told("-TERM").succeeded();

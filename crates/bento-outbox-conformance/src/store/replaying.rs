@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bento_outbox::{
-    Filter, Outcome, Publisher, Rejection, RejectionClass, ReplayEnd, ReplaySettings, Replayed,
-    RetrySettings, replay, replayable,
+    ErrorKind, Filter, Outcome, Pausable, Publisher, Rejection, RejectionClass, ReplayEnd,
+    ReplaySettings, Replayed, RetrySettings, replay, replayable,
 };
 
 use super::*;
@@ -53,6 +53,13 @@ impl Publisher for Bus {
 
     async fn check(&self) -> Result<(), Rejection> {
         Ok(())
+    }
+
+    fn destination(&self, record: &OutboxRecord) -> Option<&str> {
+        Some(match record.aggregate.id.as_deref() {
+            Some("1") => "one",
+            _ => "others",
+        })
     }
 }
 
@@ -133,11 +140,57 @@ pub async fn a_replay_publishes_what_was_sent_in_order<S: TransactionalStore>(st
         up_to: Some(before[8].seq),
         ..quick()
     };
-    let found = ok(replayable(&store, &some).await);
+    let found = ok(replayable(&store, bus.as_ref(), &some).await);
     assert_eq!((found.events, found.last), (1, Some(before[5].seq)));
     let bus = Bus::new(acked);
     assert_eq!(replayed(&store, &bus, some).await.published, 1);
     assert_eq!(bus.taken(), before[5..6]);
+}
+
+/// What is paused is kept back from a replay as well: it refuses before it begins, and names the pause.
+pub async fn a_replay_publishes_nothing_that_is_paused<S: TransactionalStore>(store: S) {
+    past(&store).await;
+    let bus = Bus::new(acked);
+    let found = ok(replayable(&store, bus.as_ref(), &quick()).await);
+    let to = |name: &str| found.destinations.get(name).copied();
+    assert_eq!((to("one"), to("others")), (Some(3), Some(9)));
+    let tenant = found.tenants.keys().next().cloned().unwrap_or_default();
+    let shared: Arc<dyn Store> = Arc::new(store.clone());
+    let begin = async || {
+        let (bus, stop) = (bus.clone(), std::future::pending());
+        found
+            .publish_by("anna", shared.clone(), bus, quick(), |_| {}, stop)
+            .await
+    };
+    for (kind, name, events) in [
+        (Pausable::Tenant, tenant.as_str(), 12),
+        (Pausable::Destination, "one", 3),
+    ] {
+        let names = [name.to_string()];
+        ok(store.pause(kind, &names, "anna", None).await);
+        let acts = ok(store.acts(None, 100).await).len();
+        let Err(refused) = begin().await else {
+            panic!("{kind} {name} is paused");
+        };
+        assert_eq!(refused.kind(), ErrorKind::Paused);
+        for said in [
+            format!("{kind} {name} ({events} of the events; `bento-outbox {kind}s resume {name}`)"),
+            "by a filter for a tenant or a type".into(),
+        ] {
+            assert!(refused.to_string().contains(&said), "{refused}");
+        }
+        assert_eq!(ok(store.acts(None, 100).await).len(), acts, "nothing begun");
+        assert_eq!(bus.taken(), []);
+        ok(store.resume(kind, &names, "anna").await);
+    }
+    let elsewhere = ["of nobody".to_string()];
+    let pause = store.pause(Pausable::Destination, &elsewhere, "anna", None);
+    ok(pause.await);
+    assert_eq!(
+        ok(begin().await).published,
+        12,
+        "another pause is no matter"
+    );
 }
 
 /// An event that is refused ends a replay, and it goes on where it ended.

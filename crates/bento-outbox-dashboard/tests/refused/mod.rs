@@ -48,6 +48,32 @@ async fn what_nothing_can_match_is_refused() {
 }
 
 #[tokio::test]
+async fn a_replay_of_what_is_paused_is_refused_before_it_begins() {
+    let desk = Desk::full().await;
+    let names = json!({ "names": ["default"] });
+    desk.post("/api/v1/tenants/pause", &names).await.json(200);
+    let replays = "/api/v1/replays";
+    let said = "tenant default (1 of the events; `bento-outbox tenants resume default`)";
+    let dry = json!({ "filter": { "ids": [SENT] }, "dry_run": true });
+    desk.post(replays, &dry).await.problem(409, said);
+    let order = json!({ "filter": { "ids": [SENT] } });
+    let run = desk.post(replays, &order).await.json(202);
+    let path = format!("{replays}/{}", run["id"].as_str().unwrap());
+    let over = desk.until(&path, |run| run["ended_at"].is_string()).await;
+    assert_eq!(
+        (&over["state"], &over["published"]),
+        (&json!("failed"), &json!(0))
+    );
+    let reason = over["reason"].as_str().unwrap();
+    assert!(reason.contains(said), "{reason}");
+    assert_eq!(desk.bus.published(), 0);
+    assert_eq!(desk.acts().await.len(), 1, "only the pause");
+    desk.post("/api/v1/tenants/resume", &names).await.json(200);
+    let counted = desk.post(replays, &dry).await.json(200);
+    assert_eq!(counted["matched"], 1);
+}
+
+#[tokio::test]
 async fn by_a_name_of_others_only_health_is_told() {
     let desk = Desk::full().await;
     let with_token = Desk::full().await.with_token("s3cret-enough");

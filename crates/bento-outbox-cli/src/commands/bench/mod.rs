@@ -45,7 +45,8 @@ use crate::terminal::{self, say};
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox bench --bus-url null:
-  bento-outbox bench --database-url postgres://user@host/name --bus-url nats://host:4222 --json
+  bento-outbox bench --database-url postgres://user@host/name \\
+    --bus-url nats://host:4222 --json
   bento-outbox bench --bus-url null: --only traps --full")]
 pub(crate) struct Bench {
     /// What to measure [default: everything]

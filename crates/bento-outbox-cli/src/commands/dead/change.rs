@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::PAGE;
 use super::choice::Choice;
 use crate::failure::Result;
-use crate::operator;
+use crate::operator::Actor;
 use crate::settings::Settings;
 use crate::terminal::{self, counted};
 
@@ -58,6 +58,8 @@ struct Change {
     /// Say at the end what was done, as one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    actor: Actor,
 }
 
 /// How many keys with waiting events are looked at.
@@ -120,7 +122,8 @@ impl Change {
             return self.end(&matching, 0);
         }
         let letters = DeadLetters::of(store.as_ref(), &filter).up_to(Some(matching.last));
-        let changed = changed(decision, letters, matching.letters).await?;
+        let by = self.actor.by();
+        let changed = changed(decision, letters, matching.letters, &by).await?;
         let did = match decision {
             Decision::Retry => "retried: NEW again, under the same ids",
             Decision::Discard => "discarded",
@@ -148,11 +151,15 @@ impl Change {
 }
 
 /// Changes the letters page by page; says how many.
-async fn changed(decision: Decision, mut letters: DeadLetters<'_>, expected: u64) -> Result<u64> {
+async fn changed(
+    decision: Decision,
+    mut letters: DeadLetters<'_>,
+    expected: u64,
+    by: &str,
+) -> Result<u64> {
     let progress = terminal::bar(expected);
-    let by = operator::name();
     let mut changed = 0;
-    while let Some(page) = letters.decide(decision, PAGE, &by).await? {
+    while let Some(page) = letters.decide(decision, PAGE, by).await? {
         changed += page.changed;
         progress.inc(page.letters);
     }

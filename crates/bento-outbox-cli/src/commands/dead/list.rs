@@ -8,7 +8,7 @@ use clap::{Args, value_parser};
 
 use super::choice::Choice;
 use super::column;
-use super::listing::Listing;
+use super::listing::{self, Listing};
 use crate::failure::Result;
 use crate::terminal;
 
@@ -17,7 +17,7 @@ use crate::terminal;
 #[command(after_help = "Examples:
   bento-outbox dead list --type order.placed --since 7d
   bento-outbox dead list --json --payload > letters.jsonl
-  bento-outbox dead list --check > /dev/null || echo 'somebody must look at them'")]
+  bento-outbox dead list --check > /dev/null || echo 'somebody must look'")]
 pub(super) struct List {
     #[command(flatten)]
     choice: Choice,
@@ -45,14 +45,14 @@ const HEADER: [&str; 7] = [
     "aggregate",
     "written",
     "attempts",
-    "error",
+    listing::ERROR,
 ];
 
 impl List {
     pub(super) async fn run(self, store: &Arc<dyn Store>) -> Result<ExitCode> {
         let filter = self.choice.filter()?;
         let mut letters = DeadLetters::of(store.as_ref(), &filter).with_payloads(self.payload);
-        let mut list = Listing::of(HEADER, self.json);
+        let mut list = Listing::of_events(HEADER, self.json);
         let limit = match (self.limit, list.is_for_a_person()) {
             (Some(limit), _) => limit as usize,
             (None, true) => SHOWN_MAX,

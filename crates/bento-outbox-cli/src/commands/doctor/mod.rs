@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bento_outbox::{Inspection, LiveRelay, Relay, Store, TenantStatus, Timestamp};
+use bento_outbox::{Inspection, LiveRelay, Pausable, Relay, Store, TenantStatus, Timestamp};
 use clap::Args;
+use uuid::Uuid;
 
 use self::finding::{Findings, State};
 use super::health;
@@ -105,8 +106,15 @@ async fn check_database(settings: &Settings, findings: &mut Findings<'_>) -> usi
     };
     check_server(&url, &inspection, asked, findings);
     let lives = !inspection.relays.is_empty();
-    let backlog = check_events(settings, &store, lives, findings).await;
-    check_relays(settings, &inspection.relays, backlog, findings);
+    check_events(settings, &store, lives, findings).await;
+    let is_due = match is_due(settings, store.as_ref()).await {
+        Ok(is_due) => is_due,
+        Err(error) => {
+            findings.add("events", State::Broken, error.report(), "");
+            false
+        }
+    };
+    check_relays(settings, &inspection.relays, is_due, findings);
     inspection.relays.len()
 }
 
@@ -164,18 +172,27 @@ fn check_server(url: &str, inspection: &Inspection, asked: Timestamp, findings: 
     }
 }
 
-/// What is in the outbox; answers how much of it is not sent.
+/// Whether an event of the tenants of these settings could go out now.
+async fn is_due(settings: &Settings, store: &dyn Store) -> bento_outbox::Result<bool> {
+    let ours = settings.projector.tenants.as_ref();
+    let is_ours = |id: &str| ours.is_none_or(|ours| ours.iter().any(|our| our.as_str() == id));
+    let backlog = store.backlog().await?;
+    let mut ours = backlog.iter().filter(|it| is_ours(&it.tenant_id));
+    Ok(ours.any(|it| it.oldest_due_seconds.is_some()))
+}
+
+/// What is in the outbox.
 async fn check_events(
     settings: &Settings,
     store: &Arc<dyn Store>,
     relay_lives: bool,
     findings: &mut Findings<'_>,
-) -> u64 {
+) {
     let tenants = match store.status().await {
         Ok(tenants) => tenants,
         Err(error) => {
             findings.add("events", State::Broken, error.report(), "");
-            return 0;
+            return;
         }
     };
     let total = TenantStatus::total(&tenants);
@@ -214,44 +231,66 @@ async fn check_events(
         findings.add("events", State::Note, found, "");
     }
     let stands_still = relay_lives && total.sent_per_second == 0.0;
-    retrying::check(store, stands_still, findings).await;
-    check_pauses(store, findings).await;
-    match bento_outbox::held(store.as_ref(), &settings.projector, KEYS_NAMED_MAX).await {
+    retrying::check(settings, store, stands_still, findings).await;
+    check_pauses(settings, store, findings).await;
+    check_order(settings, store, findings).await;
+}
+
+/// Which keys wait, and for what.
+async fn check_order(settings: &Settings, store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
+    let held = bento_outbox::held(store.as_ref(), &settings.projector, KEYS_NAMED_MAX).await;
+    let holding = match &held {
         Ok(held) => {
-            for key in &held.keys {
-                let id = key.id;
-                let advice = match key.because.as_str() {
-                    "dead" => format!(
-                        "on_dead_letter is block: `bento-outbox dead retry --id {id}` or `bento-outbox dead discard \
-                         --id {id}`"
-                    ),
-                    "paused" => "see what is paused: `bento-outbox status` names it".into(),
-                    "retrying" => {
-                        "it goes on by itself; `bento-outbox dead list` has it if it fails for good".into()
-                    }
-                    _ => {
-                        "it goes on by itself: an event that is written for later holds its own key back".into()
-                    }
-                };
-                findings.add("order", State::Note, held::sentence(key), &advice);
-            }
-            if held.more {
-                let found = "and more keys wait".to_string();
-                findings.add(
-                    "order",
-                    State::Note,
-                    found,
-                    "`bento-outbox status --json` names 20",
-                );
-            }
+            let ids: Vec<Uuid> = held.keys.iter().map(|key| key.id).collect();
+            store.find(&ids).await
         }
-        Err(error) => findings.add("order", State::Broken, error.to_string(), ""),
+        Err(_) => Ok(Vec::new()),
+    };
+    let (held, holding) = match (held, holding) {
+        (Ok(held), Ok(holding)) => (held, holding),
+        (Err(error), _) | (_, Err(error)) => {
+            return findings.add("order", State::Broken, error.report(), "");
+        }
+    };
+    for key in &held.keys {
+        let id = key.id;
+        let has_failed = holding
+            .iter()
+            .any(|event| event.id == id && event.delivery.retry_cnt > 0);
+        let (state, advice) = match key.because.as_str() {
+            "dead" => (
+                State::Warning,
+                format!(
+                    "on_dead_letter is block: `bento-outbox dead retry --id {id}` or `bento-outbox dead discard \
+                     --id {id}`"
+                ),
+            ),
+            "paused" => (
+                State::Note,
+                "see what is paused: `bento-outbox status` names it".into(),
+            ),
+            "retrying" if has_failed => (
+                State::Note,
+                "it goes on by itself; `bento-outbox dead list` has it if it fails for good".into(),
+            ),
+            "retrying" => (State::Note, retrying::BRING_IT_BACK.into()),
+            _ => (
+                State::Note,
+                "it goes on by itself: an event that is written for later holds its own key back"
+                    .into(),
+            ),
+        };
+        findings.add("order", state, held::sentence(key), &advice);
     }
-    unsent
+    if held.more {
+        let found = "and more keys wait".to_string();
+        let advice = "`bento-outbox status --json` names 20";
+        findings.add("order", State::Note, found, advice);
+    }
 }
 
 /// Whoever paused something may have forgotten it.
-async fn check_pauses(store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
+async fn check_pauses(settings: &Settings, store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
     let pauses = match store.pauses().await {
         Ok(pauses) => pauses,
         Err(error) => {
@@ -259,9 +298,13 @@ async fn check_pauses(store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
             return;
         }
     };
+    let in_vain = paused::in_vain(&pauses, settings);
     for pause in pauses.iter().take(PAUSES_NAMED_MAX) {
         let resume = pause.resume_command();
-        let advice = format!("`{resume}` when its events may go out again");
+        let advice = match in_vain.get(&pause.name) {
+            Some(in_vain) if pause.kind == Pausable::Destination => in_vain.clone(),
+            _ => format!("`{resume}` when its events may go out again"),
+        };
         findings.add("pauses", State::Warning, paused::sentence(pause), &advice);
     }
     if pauses.len() > PAUSES_NAMED_MAX {
@@ -274,7 +317,7 @@ async fn check_pauses(store: &Arc<dyn Store>, findings: &mut Findings<'_>) {
 fn check_relays(
     settings: &Settings,
     relays: &[LiveRelay],
-    unsent: u64,
+    is_due: bool,
     findings: &mut Findings<'_>,
 ) {
     let scope = Relay::new(settings.projector.tenants.clone()).scope();
@@ -295,11 +338,11 @@ fn check_relays(
         findings.add("relays", State::Broken, found, advice);
     }
     if ours.is_empty() && others.is_none() {
-        let state = match unsent {
-            0 => State::Note,
-            _ => State::Warning,
+        let (state, due) = match is_due {
+            true => (State::Broken, ", and events are due"),
+            false => (State::Note, ""),
         };
-        let found = format!("no relay is running for tenants {scope:?}");
+        let found = format!("no relay is running for tenants {scope:?}{due}");
         findings.add("relays", state, found, "start one: `bento-outbox run`");
     }
     if !ours.is_empty() {

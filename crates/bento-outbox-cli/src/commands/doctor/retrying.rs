@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bento_outbox::{Filter, OutboxRecord, PAGE_MAX, Page, Pause, Status, Store, Timestamp};
 
 use super::finding::{Findings, State};
-use crate::terminal;
+use crate::settings::Settings;
+use crate::{connect, terminal};
 
 /// Reasons that are named, of the oldest events that are not sent.
 const REASONS_NAMED_MAX: usize = 5;
@@ -14,8 +15,17 @@ const REASONS_NAMED_MAX: usize = 5;
 /// An event that is not to blame may be tried again for so long before something is broken.
 const STUCK_SECONDS_MIN: u64 = 60;
 
+/// What to do about events that are put off, through no fault of their own.
+pub(super) const BRING_IT_BACK: &str =
+    "make room there or bring it back; they go out by themselves";
+
 /// `stands_still`: nothing was sent of late, although a relay runs.
-pub(super) async fn check(store: &Arc<dyn Store>, stands_still: bool, findings: &mut Findings<'_>) {
+pub(super) async fn check(
+    settings: &Settings,
+    store: &Arc<dyn Store>,
+    stands_still: bool,
+    findings: &mut Findings<'_>,
+) {
     let filter = Filter {
         status: Some(Status::New),
         ..Filter::default()
@@ -43,28 +53,41 @@ pub(super) async fn check(store: &Arc<dyn Store>, stands_still: bool, findings: 
         true => State::Broken,
         false => State::Warning,
     };
-    let mut reasons: BTreeMap<String, (usize, String)> = BTreeMap::new();
+    // Only it knows which event goes where; a bus that cannot be used is a finding of its own.
+    let bus = connect::bus(settings).ok();
+    let put_off_by = |event: &OutboxRecord| match (event.delivery.retry_cnt, &bus) {
+        (0, Some(bus)) => Some(bus.destination(event).unwrap_or("the bus").to_owned()),
+        (0, None) => Some("the bus".to_owned()),
+        _ => None,
+    };
+    let mut reasons: BTreeMap<(String, Option<String>), (usize, String)> = BTreeMap::new();
     for event in &events {
         if let Some(reason) = &event.delivery.error_message {
             let (count, _) = reasons
-                .entry(terminal::visible(reason))
+                .entry((terminal::visible(reason), put_off_by(event)))
                 .or_insert_with(|| (0, event.id.to_string()));
             *count += 1;
         }
     }
     let mut reasons: Vec<_> = reasons.into_iter().collect();
     reasons.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
-    for (reason, (count, first)) in reasons.iter().take(REASONS_NAMED_MAX) {
+    for ((reason, put_off_by), (count, first)) in reasons.iter().take(REASONS_NAMED_MAX) {
         let events = super::counted(*count as u64, "event");
-        let found = format!("{events} tried again, the oldest {first}: {reason}");
-        let more = format!("`bento-outbox why {first}` says more of it");
-        let advice = match state {
-            State::Broken => {
-                "nothing goes out: mend what the bus says; the events are kept and go out by themselves"
-            }
-            _ => &more,
+        let (found, advice) = match put_off_by {
+            Some(bus) => (
+                format!("{events} that {bus} does not take now, the oldest {first}: {reason}"),
+                BRING_IT_BACK.to_owned(),
+            ),
+            None => (
+                format!("{events} tried again, the oldest {first}: {reason}"),
+                format!("`bento-outbox why {first}` says more of it"),
+            ),
         };
-        findings.add("retrying", state, found, advice);
+        let advice = match state {
+            State::Broken => format!("nothing goes out: {advice}"),
+            _ => advice,
+        };
+        findings.add("retrying", state, found, &advice);
     }
     if reasons.len() > REASONS_NAMED_MAX {
         let found = "and more reasons".to_string();

@@ -25,7 +25,7 @@ pub(super) struct List {
     #[command(flatten)]
     choice: Choice,
     /// In this state of delivery: NEW, SENT or ERR
-    #[arg(long, value_name = "STATUS")]
+    #[arg(long, value_name = "STATUS", value_parser = status)]
     status: Option<Status>,
     /// Only those before this place in the outbox, where a list ended before
     #[arg(long, value_name = "SEQ")]
@@ -57,7 +57,7 @@ impl List {
             status: self.status,
             ..self.choice.filter()?
         };
-        let mut list = Listing::of(HEADER, self.json);
+        let mut list = Listing::of_events(HEADER, self.json);
         let mut before = self.before;
         let next = async |limit| {
             let page = Page {
@@ -87,6 +87,12 @@ impl List {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// In capitals or not.
+fn status(word: &str) -> Result<Status, String> {
+    let status = word.to_ascii_uppercase().parse();
+    status.map_err(|_| "a status is NEW, SENT or ERR".into())
 }
 
 fn cells(event: &OutboxRecord) -> [String; 7] {

@@ -8,13 +8,23 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::failure::Result;
-use crate::{operator, terminal};
+use crate::operator::Actor;
+use crate::terminal;
 
 #[derive(Args)]
 pub(super) struct Reason {
     /// Why, for whoever finds it paused
     #[arg(long = "reason", value_name = "TEXT")]
     text: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct ChangeForm {
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    actor: Actor,
 }
 
 pub(super) enum Verb {
@@ -35,7 +45,7 @@ pub(super) async fn change(
     kind: Pausable,
     verb: Verb,
     names: Vec<String>,
-    json: bool,
+    form: ChangeForm,
 ) -> Result<ExitCode> {
     let names = kind.names(&names)?;
     let before = store.pauses().await?;
@@ -43,7 +53,7 @@ pub(super) async fn change(
         let same = |pause: &bento_outbox::Pause| pause.kind == kind && pause.name == *name;
         before.iter().any(same)
     };
-    let by = operator::name();
+    let by = form.actor.by();
     let changed = match &verb {
         Verb::Pause(reason) => {
             let reason = reason.text.as_deref();
@@ -60,7 +70,7 @@ pub(super) async fn change(
         };
         terminal::say(format!("{kind} {} {said}", terminal::visible(name)));
     }
-    if json {
+    if form.json {
         let done = Done {
             kind,
             names,

@@ -8,7 +8,8 @@ use bento_outbox::{Pausable, Pause, Store, TenantBacklog, Timestamp};
 use serde::Serialize;
 
 use crate::failure::Result;
-use crate::terminal;
+use crate::settings::Settings;
+use crate::{paused, terminal};
 
 /// The pause of one, where it is paused.
 #[derive(Default, Serialize)]
@@ -59,7 +60,7 @@ pub(super) async fn tenants(store: &Arc<dyn Store>, json: bool) -> Result<ExitCo
         let tenant = tenants.entry(tenant_id).or_default();
         (tenant.pending, tenant.dead) = (pending, dead);
     }
-    for (name, state) in paused(store, Pausable::Tenant).await? {
+    for (name, state) in of_kind(Pausable::Tenant, store.pauses().await?) {
         tenants.entry(name).or_default().state = state;
     }
     let named = |(tenant_id, tenant)| Tenant {
@@ -86,16 +87,18 @@ pub(super) async fn tenants(store: &Arc<dyn Store>, json: bool) -> Result<ExitCo
 
 pub(super) async fn destinations(
     store: &Arc<dyn Store>,
-    routed: &[String],
+    settings: &Settings,
     json: bool,
 ) -> Result<ExitCode> {
-    let mut paused = paused(store, Pausable::Destination).await?;
+    let pauses = store.pauses().await?;
+    let in_vain = paused::in_vain(&pauses, settings);
+    let mut paused = of_kind(Pausable::Destination, pauses);
     let here = |name: &String| Destination {
         name: name.clone(),
         routed: true,
         state: paused.remove(name).unwrap_or_default(),
     };
-    let mut destinations: Vec<Destination> = routed.iter().map(here).collect();
+    let mut destinations: Vec<Destination> = settings.destinations().iter().map(here).collect();
     destinations.extend(paused.into_iter().map(|(name, state)| Destination {
         name,
         routed: false,
@@ -110,15 +113,17 @@ pub(super) async fn destinations(
         [destination.name, routed.into(), since, by, reason]
     });
     let header = ["destination", "routed to", "paused since", "by", "reason"];
-    rows_of(header, rows.collect(), "")
+    let listed = rows_of(header, rows.collect(), "")?;
+    let in_vain = in_vain.values().map(|said| settings.advice(said));
+    in_vain.for_each(terminal::say);
+    Ok(listed)
 }
 
 /// What is paused of a kind, by its name.
-async fn paused(store: &Arc<dyn Store>, kind: Pausable) -> Result<BTreeMap<String, State>> {
-    let pauses = store.pauses().await?.into_iter();
-    let of_kind = pauses.filter(|pause| pause.kind == kind);
-    Ok(of_kind
-        .map(|pause: Pause| {
+fn of_kind(kind: Pausable, pauses: Vec<Pause>) -> BTreeMap<String, State> {
+    let of_kind = pauses.into_iter().filter(|pause| pause.kind == kind);
+    of_kind
+        .map(|pause| {
             let state = State {
                 paused: true,
                 since: Some(pause.since),
@@ -127,7 +132,7 @@ async fn paused(store: &Arc<dyn Store>, kind: Pausable) -> Result<BTreeMap<Strin
             };
             (pause.name, state)
         })
-        .collect())
+        .collect()
 }
 
 impl State {

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use bento_outbox::Pausable;
 use clap::{Args, Subcommand};
 
-use self::change::{Reason, Verb};
+use self::change::{ChangeForm, Reason, Verb};
 use crate::connect;
 use crate::failure::Result;
-use crate::settings::{Bus, Settings};
+use crate::settings::Settings;
 
 /// Keep the events of tenants back, and let them go again
 ///
@@ -58,7 +58,7 @@ enum OfTenants {
         #[command(flatten)]
         reason: Reason,
         #[command(flatten)]
-        form: Form,
+        form: ChangeForm,
     },
     /// Let the events of tenants go again
     #[command(after_help = "Example:
@@ -68,12 +68,13 @@ enum OfTenants {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         #[command(flatten)]
-        form: Form,
+        form: ChangeForm,
     },
     /// List the tenants that are paused or have events that are not sent
     #[command(after_help = "Examples:
   bento-outbox tenants list
-  bento-outbox tenants list --json | jq -r '.tenants[] | select(.paused) | .tenant_id'")]
+  bento-outbox tenants list --json |
+    jq -r '.tenants[] | select(.paused) | .tenant_id'")]
     List {
         #[command(flatten)]
         form: Form,
@@ -94,7 +95,7 @@ enum OfDestinations {
         #[command(flatten)]
         reason: Reason,
         #[command(flatten)]
-        form: Form,
+        form: ChangeForm,
     },
     /// Let the events for destinations go again, within a second or two
     ///
@@ -106,12 +107,13 @@ enum OfDestinations {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         #[command(flatten)]
-        form: Form,
+        form: ChangeForm,
     },
     /// List the destinations of these settings, and those that are paused
     #[command(after_help = "Examples:
   bento-outbox destinations list
-  bento-outbox destinations list --json | jq -r '.destinations[] | select(.paused) | .name'")]
+  bento-outbox destinations list --json |
+    jq -r '.destinations[] | select(.paused) | .name'")]
     List {
         #[command(flatten)]
         form: Form,
@@ -136,9 +138,9 @@ impl Tenants {
                 names,
                 reason,
                 form,
-            } => change::change(&store, kind, Verb::Pause(reason), names, form.json).await,
+            } => change::change(&store, kind, Verb::Pause(reason), names, form).await,
             OfTenants::Resume { names, form } => {
-                change::change(&store, kind, Verb::Resume, names, form.json).await
+                change::change(&store, kind, Verb::Resume, names, form).await
             }
             OfTenants::List { form } => list::tenants(&store, form.json).await,
         }
@@ -157,26 +159,13 @@ impl Destinations {
                 reason,
                 form,
             } => {
-                kind.must_be_there(&names, &of(&settings))?;
-                change::change(&store, kind, Verb::Pause(reason), names, form.json).await
+                kind.must_be_there(&names, &settings.destinations())?;
+                change::change(&store, kind, Verb::Pause(reason), names, form).await
             }
             OfDestinations::Resume { names, form } => {
-                change::change(&store, kind, Verb::Resume, names, form.json).await
+                change::change(&store, kind, Verb::Resume, names, form).await
             }
-            OfDestinations::List { form } => {
-                list::destinations(&store, &of(&settings), form.json).await
-            }
+            OfDestinations::List { form } => list::destinations(&store, &settings, form.json).await,
         }
     }
-}
-
-/// The names of the destinations of these settings, each once.
-fn of(settings: &Settings) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for name in settings.buses().iter().map(Bus::name) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
 }

@@ -31,7 +31,8 @@ use crate::terminal;
 /// What cannot be compared counts as a break. Each break is a line. Exits with 1 when there is one.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  bento-outbox schema check order.placed.v3.schema.json order.placed.v4.schema.json
+  bento-outbox schema check order.placed.v3.schema.json \\
+    order.placed.v4.schema.json
   git worktree add --detach /tmp/main main
   bento-outbox schema check /tmp/main/schemas schemas --mode full
   bento-outbox schema check /tmp/main/schemas schemas --retire order.placed@1

@@ -15,7 +15,8 @@ use crate::settings::Flags;
 #[derive(Args)]
 #[command(args = Flags::hidden())]
 #[command(after_help = "Example:
-  bento-outbox schema check schemas/order.placed.v3.schema.json schemas/order.placed.v4.schema.json")]
+  bento-outbox schema check schemas/order.placed.v3.schema.json \\
+    schemas/order.placed.v4.schema.json")]
 pub(crate) struct Schema {
     #[command(subcommand)]
     command: Command,

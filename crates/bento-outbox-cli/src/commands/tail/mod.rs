@@ -97,7 +97,7 @@ impl Tail {
     /// False when nobody reads any more.
     fn print(&self, changes: &[Change]) -> Result<bool> {
         if changes.is_empty() {
-            return Ok(true);
+            return Ok(terminal::is_read());
         }
         let (paint, now) = (Paint::stdout(), Timestamp::now());
         let for_a_person = terminal::stdout_is_terminal();
