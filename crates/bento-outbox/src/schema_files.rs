@@ -252,7 +252,7 @@ mod tests {
             said(&files("x"))
                 .ends_with(": order__2Fplaced.v9.schema.json is of no version: delete it")
         );
-        let error = files("x").write(&folder.join("README.md")).unwrap_err();
+        let error = files("x").write(folder.join("README.md")).unwrap_err();
         assert!(error.to_string().contains("README.md"), "{error}");
     }
 
