@@ -171,7 +171,7 @@ mod tests {
             "0190b2f4  tenant acme  type order.placed  attempts 5\n  error no such stream"
         );
         assert_eq!(
-            shown(30),
+            shown(32),
             "0190b2f4  tenant acme\n  type order.placed  attempts 5\n  error no such stream"
         );
         let long = block(&["id", "type"], &["0190b2f4".into(), "x".repeat(50)], 20);
