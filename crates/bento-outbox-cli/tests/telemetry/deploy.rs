@@ -472,7 +472,7 @@ fn the_unit_is_as_systemd_takes_it_and_has_few_rights() {
     fs::write(
         &unit,
         text.replace("/usr/local/bin/bento-outbox", program)
-            .replace("Type=exec", "Type=executes"),
+            .replace("Type=notify", "Type=notifies"),
     )
     .unwrap();
     let said = ran(Command::new("systemd-analyze").arg("verify").arg(&unit));
