@@ -46,7 +46,9 @@ impl Shop {
 
     /// Everything that is there, and how many events wait.
     async fn everything(&self) -> (Vec<String>, i64) {
-        let names = "select relname::text from pg_class where relnamespace = 'public'::regnamespace order by 1";
+        let names = "select relname::text from pg_class where relnamespace = 'public'::regnamespace
+                     union all select proname::text from pg_proc where pronamespace = 'public'::regnamespace
+                     order by 1";
         let names = sqlx::query_scalar(names)
             .fetch_all(&self.pool)
             .await
@@ -175,7 +177,8 @@ async fn a_database_without_an_outbox_will_do() {
     let output = command.output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
     let pool = PgPool::connect(database.url()).await.unwrap();
-    let left = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
+    let left = "select (select count(*) from pg_class where relnamespace = 'public'::regnamespace)
+                     + (select count(*) from pg_proc where pronamespace = 'public'::regnamespace)";
     let left: i64 = sqlx::query_scalar(left).fetch_one(&pool).await.unwrap();
     assert_eq!(left, 0);
 }
