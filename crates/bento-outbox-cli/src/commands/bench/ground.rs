@@ -122,7 +122,10 @@ macro_rules! ground {
             }
 
             async fn insert_alone(&self, statement: Arc<str>, order: &Order) -> Result<()> {
-                let mut transaction = self.pool().begin_with($begin).await?;
+                // As `load::begin`, which see.
+                let pool = self.pool().clone();
+                let begun = tokio::spawn(async move { pool.begin_with($begin).await });
+                let mut transaction = begun.await.map_err(|_| sqlx::Error::WorkerCrashed)??;
                 Self::insert(&mut transaction, statement, order).await?;
                 transaction.commit().await?;
                 Ok(())

@@ -1,10 +1,10 @@
 //! The rows that are measured with: orders, and the events about them.
 
-use bento_outbox::{Aggregate, Event, Outbox, OutboxRecord, Payload, Timestamp};
+use bento_outbox::{Aggregate, Event, Isolation, Outbox, OutboxRecord, Payload, Timestamp};
 use uuid::Uuid;
 
 use super::ground::Ground;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 
 /// How many bytes an event's payload has, and about how many an order's row.
 pub(super) const PAYLOAD_BYTES: usize = 300;
@@ -66,6 +66,18 @@ pub(super) fn records(event_type: &str, first: u64, count: u64) -> Result<Vec<Ou
     (first..first + count).map(record).collect()
 }
 
+/// Begins to the end, even when nobody waits for it any more: sqlx 0.9.0 gives a connection whose `begin` was
+/// dropped back inside of the transaction, and what is dropped after Ctrl-C would wait for that.
+pub(super) async fn begin<S: Ground>(
+    store: &S,
+    isolation: Option<Isolation>,
+) -> Result<S::Transaction> {
+    let store = store.clone();
+    let begun = tokio::spawn(async move { store.begin(isolation).await });
+    let ended = |error| Failure::failed(format!("beginning a transaction ended: {error}"));
+    Ok(begun.await.map_err(ended)??)
+}
+
 /// Writes events as many small services would have: in many transactions.
 pub(super) async fn write<S: Ground>(
     store: &S,
@@ -73,7 +85,7 @@ pub(super) async fn write<S: Ground>(
 ) -> Result<()> {
     let mut chunks = Chunks(events);
     while let Some(chunk) = chunks.next()? {
-        let mut transaction = store.begin(None).await?;
+        let mut transaction = begin(store, None).await?;
         let outbox = Outbox::new(store.clone());
         let connection = S::connection(&mut transaction);
         let appended = outbox.append(connection, chunk).await?;
@@ -88,7 +100,7 @@ pub(super) async fn write_at_once<S: Ground>(
     events: impl Iterator<Item = Result<Event>>,
 ) -> Result<()> {
     let mut chunks = Chunks(events);
-    let mut transaction = store.begin(None).await?;
+    let mut transaction = begin(store, None).await?;
     let outbox = Outbox::new(store.clone());
     let mut last = Default::default();
     while let Some(chunk) = chunks.next()? {

@@ -338,7 +338,7 @@ impl<'a, S: Ground> Traps<'a, S> {
     async fn drained_while_held_back(&self) -> Result<f64> {
         let Self { site, held, .. } = self;
         held.empty().await?;
-        let mut snapshot = held.store.begin(Some(Isolation::RepeatableRead)).await?;
+        let mut snapshot = load::begin(&held.store, Some(Isolation::RepeatableRead)).await?;
         let look = held.sql("select 1 from {table} limit 1");
         S::look(S::connection(&mut snapshot), look).await?;
         load::write(&held.store, self.backlog(self.rows.dead)).await?;
