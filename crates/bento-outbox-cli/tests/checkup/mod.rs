@@ -22,6 +22,13 @@ fn doctor(place: &Place, code: i32, variables: &[(&str, &str)], about: &str) -> 
         .iter()
         .filter(|finding| finding["state"] == "broken");
     assert_eq!(report["broken"], broken.count());
+    for finding in findings {
+        let is_bad = finding["state"] == "broken" || finding["state"] == "warning";
+        assert!(
+            !is_bad || finding["advice"].is_string(),
+            "what is to be done? {finding}"
+        );
+    }
     assert_eq!(report["broken"] == 0, code == 0);
     let of_it = findings.iter().filter(|finding| finding["about"] == about);
     of_it

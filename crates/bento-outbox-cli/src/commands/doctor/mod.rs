@@ -81,26 +81,30 @@ fn check_settings(settings: &Settings, findings: &mut Findings<'_>) {
     findings.add("settings", State::Ok, found, "");
 }
 
+/// Where the database itself says what is wrong.
+pub(super) const SEE_TO_IT: &str = "the database says what is wrong: see that it runs, that its user may do this and that `bento-outbox migrate` has \
+     run; `bento-outbox config` says where database_url comes from; events are kept meanwhile";
+
 /// What is in the database; answers how many relays live.
 async fn check_database(settings: &Settings, findings: &mut Findings<'_>) -> usize {
     let url = settings::masked(&settings.database_url);
     let store = match connect::database(settings).await {
         Ok(database) => database.store(),
         Err(failure) => {
-            findings.add("database", State::Broken, failure.to_string(), "");
+            findings.add("database", State::Broken, failure.to_string(), SEE_TO_IT);
             return 0;
         }
     };
     if let Err(error) = store.check().await {
         let found = format!("{url}: {}", error.report());
-        findings.add("database", State::Broken, found, "");
+        findings.add("database", State::Broken, found, SEE_TO_IT);
         return 0;
     }
     let asked = Timestamp::now();
     let inspection = match store.inspect().await {
         Ok(inspection) => inspection,
         Err(error) => {
-            findings.add("database", State::Broken, error.report(), "");
+            findings.add("database", State::Broken, error.report(), SEE_TO_IT);
             return 0;
         }
     };
@@ -110,7 +114,7 @@ async fn check_database(settings: &Settings, findings: &mut Findings<'_>) -> usi
     let is_due = match is_due(settings, store.as_ref()).await {
         Ok(is_due) => is_due,
         Err(error) => {
-            findings.add("events", State::Broken, error.report(), "");
+            findings.add("events", State::Broken, error.report(), SEE_TO_IT);
             false
         }
     };
@@ -191,7 +195,7 @@ async fn check_events(
     let tenants = match store.status().await {
         Ok(tenants) => tenants,
         Err(error) => {
-            findings.add("events", State::Broken, error.report(), "");
+            findings.add("events", State::Broken, error.report(), SEE_TO_IT);
             return;
         }
     };
@@ -249,7 +253,7 @@ async fn check_order(settings: &Settings, store: &Arc<dyn Store>, findings: &mut
     let (held, holding) = match (held, holding) {
         (Ok(held), Ok(holding)) => (held, holding),
         (Err(error), _) | (_, Err(error)) => {
-            return findings.add("order", State::Broken, error.report(), "");
+            return findings.add("order", State::Broken, error.report(), SEE_TO_IT);
         }
     };
     for key in &held.keys {
@@ -294,7 +298,7 @@ async fn check_pauses(settings: &Settings, store: &Arc<dyn Store>, findings: &mu
     let pauses = match store.pauses().await {
         Ok(pauses) => pauses,
         Err(error) => {
-            findings.add("pauses", State::Broken, error.report(), "");
+            findings.add("pauses", State::Broken, error.report(), SEE_TO_IT);
             return;
         }
     };
@@ -392,7 +396,12 @@ async fn check_bus(
     let publisher = match connect::one_bus(settings, bus) {
         Ok(publisher) => publisher,
         Err(failure) => {
-            findings.add("bus", State::Broken, failure.to_string(), "");
+            findings.add(
+                "bus",
+                State::Broken,
+                failure.to_string(),
+                "correct bus_url or the route: `bento-outbox config` says where it comes from",
+            );
             return;
         }
     };
@@ -438,7 +447,12 @@ async fn check_alert(settings: &Settings, findings: &mut Findings<'_>) {
     let url = settings::masked(settings.alert_url.as_deref().unwrap_or_default());
     match connect::alert(settings) {
         Ok(None) => {}
-        Err(failure) => findings.add("alerts", State::Broken, failure.to_string(), ""),
+        Err(failure) => findings.add(
+            "alerts",
+            State::Broken,
+            failure.to_string(),
+            "correct alert_url, or remove it",
+        ),
         Ok(Some(webhook)) => match webhook.check().await {
             Ok(()) => findings.add("alerts", State::Ok, format!("{url} can be reached"), ""),
             Err(rejection) => {

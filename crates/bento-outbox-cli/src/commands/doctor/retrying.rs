@@ -39,7 +39,7 @@ pub(super) async fn check(
     let (mut events, pauses) = match (store.events(&filter, &page).await, store.pauses().await) {
         (Ok(events), Ok(pauses)) => (events, pauses),
         (Err(error), _) | (_, Err(error)) => {
-            return findings.add("retrying", State::Broken, error.report(), "");
+            return findings.add("retrying", State::Broken, error.report(), super::SEE_TO_IT);
         }
     };
     // Nobody has tried those that were put aside.
