@@ -4,6 +4,8 @@
 //! wrong moment; the next caller's write is then acknowledged and lost. The first test shows that
 //! the fault is there and that this harness sees it; the others show that the library excludes it.
 
+mod deciding;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
