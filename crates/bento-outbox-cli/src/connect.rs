@@ -49,6 +49,17 @@ pub(crate) async fn database(settings: &Settings) -> Result<Database> {
     open(settings, false).await
 }
 
+/// The outbox of an operator's command: the settings are ones that `run` takes, and the tables are there.
+///
+/// # Errors
+/// As for [`database`]; settings that are not built yet; a database that does not answer or is not migrated.
+pub(crate) async fn outbox(settings: &Settings) -> Result<Arc<dyn Store>> {
+    settings.refuse_unsupported()?;
+    let store = database(settings).await?.store();
+    store.check().await?;
+    Ok(store)
+}
+
 /// The database of `database_url`. A file is created at its first use if it is not there.
 ///
 /// # Errors

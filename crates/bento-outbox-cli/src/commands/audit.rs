@@ -41,9 +41,7 @@ const HEADER: [&str; 7] = ["number", "at", "by", "verb", "changed", "what", "not
 
 impl Audit {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
-        settings.refuse_unsupported()?;
-        let store = connect::database(&settings).await?.store();
-        store.check().await?;
+        let store = connect::outbox(&settings).await?;
         let mut list = Listing::of(HEADER, self.json);
         let mut before = self.before;
         let next = async |limit| {

@@ -79,9 +79,7 @@ const PAUSES_SAID_MAX: usize = 20;
 
 impl Status {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
-        settings.refuse_unsupported()?;
-        let store = connect::database(&settings).await?.store();
-        store.check().await?;
+        let store = connect::outbox(&settings).await?;
         if let Some(seconds) = self.watch {
             return self.keep_watching(&settings, store.as_ref(), seconds).await;
         }

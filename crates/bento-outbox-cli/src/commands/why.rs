@@ -29,9 +29,7 @@ pub(crate) struct Why {
 
 impl Why {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
-        settings.refuse_unsupported()?;
-        let store = connect::database(&settings).await?.store();
-        store.check().await?;
+        let store = connect::outbox(&settings).await?;
         let mut answer = why(store.as_ref(), self.id, &settings.projector).await?;
         answer.advice = settings.advice(&answer.advice);
         if let Some(behind) = &mut answer.behind {

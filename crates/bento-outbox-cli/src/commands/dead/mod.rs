@@ -38,9 +38,7 @@ enum Command {
 
 impl Dead {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
-        settings.refuse_unsupported()?;
-        let store = connect::database(&settings).await?.store();
-        store.check().await?;
+        let store = connect::outbox(&settings).await?;
         match self.command {
             Command::List(list) => list.run(&store).await,
             Command::Show(show) => show.run(&store).await,

@@ -32,9 +32,7 @@ enum Command {
 
 impl Events {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
-        settings.refuse_unsupported()?;
-        let store = connect::database(&settings).await?.store();
-        store.check().await?;
+        let store = connect::outbox(&settings).await?;
         match self.command {
             Command::List(list) => list.run(&settings, store.as_ref()).await,
             Command::Show(show) => show.run(store.as_ref()).await,

@@ -129,9 +129,7 @@ struct Form {
 
 impl Tenants {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
-        settings.refuse_unsupported()?;
-        let store = connect::database(&settings).await?.store();
-        store.check().await?;
+        let store = connect::outbox(&settings).await?;
         let kind = Pausable::Tenant;
         match self.command {
             OfTenants::Pause {
@@ -149,9 +147,7 @@ impl Tenants {
 
 impl Destinations {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
-        settings.refuse_unsupported()?;
-        let store = connect::database(&settings).await?.store();
-        store.check().await?;
+        let store = connect::outbox(&settings).await?;
         let kind = Pausable::Destination;
         match self.command {
             OfDestinations::Pause {
