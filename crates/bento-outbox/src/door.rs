@@ -243,7 +243,8 @@ mod tests {
 
         let none = EventType::of::<Placed>()
             .upcast_json(1, Ok)
-            .with_schema(1, json!({}));
+            .with_schema(1, json!({}))
+            .with_schema(2, json!({}));
         let error = EventRegistry::new([none])
             .unwrap()
             .enforcing_schemas_with(minimum)

@@ -89,7 +89,7 @@ impl EventRegistry {
     /// # Errors
     /// [`ErrorKind::InvalidSetting`] when a type is there twice or outside its grammar, when a
     /// version has no upcaster or two, when an upcaster leads nowhere, when a schema's `$id` is not
-    /// the event's: everything that would be wrong at the first old event is wrong here.
+    /// the event's or is another schema's too: everything that would be wrong at the first old event is wrong here.
     pub fn new(types: impl IntoIterator<Item = EventType>) -> Result<Self> {
         Self::with_schema_base(Self::SCHEMA_BASE, types)
     }
@@ -115,9 +115,34 @@ impl EventRegistry {
                 ));
             }
         }
-        Ok(Self {
+        let this = Self {
             types: Arc::new(known),
-        })
+        };
+        this.check_schema_ids()?;
+        Ok(this)
+    }
+
+    /// Whether each `$id` is one schema's.
+    fn check_schema_ids(&self) -> Result<()> {
+        let mut known: BTreeMap<&str, (&str, u32, &Value)> = BTreeMap::new();
+        for event_type in self.types() {
+            let name = event_type.name();
+            for (version, id, schema) in event_type.schemas_with_id() {
+                if let Some((other, other_version, other_schema)) =
+                    known.insert(id, (name, version, schema))
+                    && other_schema != schema
+                {
+                    return Err(Error::new(
+                        ErrorKind::InvalidSetting,
+                        format!(
+                            "version {other_version} of {other} and version {version} of {name} have different \
+                             schemas with one $id, {id:?}: give each its own"
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The concrete event that was recorded, at the newest version of its type.
@@ -216,7 +241,8 @@ impl EventRegistry {
     /// The validator's answer names the path, and has no value of the payload in it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidSetting`] when `validator` cannot use a schema, with what it says.
+    /// [`ErrorKind::InvalidSetting`] when `validator` cannot use a schema, with what it says, and when
+    /// the newest version of a type has none.
     pub fn enforcing_schemas_with(
         mut self,
         validator: impl Fn(&Value) -> Result<SchemaValidator, String>,

@@ -14,7 +14,8 @@ impl EventRegistry {
     ///
     /// # Errors
     /// [`InvalidSetting`](crate::ErrorKind::InvalidSetting) when something is no JSON Schema of draft
-    /// 2020-12, or refers to a schema elsewhere: nothing is fetched.
+    /// 2020-12, or refers to a schema elsewhere: nothing is fetched; and when the newest version of a
+    /// type has no schema, to which its payloads could be held.
     pub fn enforcing_schemas(self) -> Result<Self> {
         self.enforcing_schemas_with(|schema| {
             let validator = validator(schema)?;
@@ -164,5 +165,11 @@ mod tests {
             let said = registry(schema).unwrap_err().to_string();
             assert!(said.contains(says), "{said}");
         }
+        let bare = EventRegistry::new([EventType::of::<Placed>()]).unwrap();
+        let said = bare.enforcing_schemas().unwrap_err().to_string();
+        assert!(
+            said.contains("event type placed: version 1 has no schema"),
+            "{said}"
+        );
     }
 }

@@ -193,6 +193,14 @@ impl EventType {
         self.schemas.get(&version)?.schema.as_ref()
     }
 
+    /// Each schema with an `$id`: its version, that, and the schema.
+    pub(super) fn schemas_with_id(&self) -> impl Iterator<Item = (u32, &str, &Value)> {
+        self.schemas.iter().filter_map(|(version, schema)| {
+            let schema = schema.schema.as_ref()?;
+            Some((*version, schema.get("$id")?.as_str()?, schema))
+        })
+    }
+
     pub(super) fn rust_name(&self) -> &'static str {
         self.rust_name
     }
@@ -244,16 +252,22 @@ impl EventType {
             .check()
             .map_err(|_| "its type is not 1 to 255 of the characters A-Z a-z 0-9 . _ - : /")?;
         let (oldest, newest) = (self.oldest_version, self.version);
-        if oldest == 0 || oldest > newest || i32::try_from(newest).is_err() {
+        if newest == 0 || i32::try_from(newest).is_err() {
             return Err(format!(
-                "versions go from 1 to 2147483647, these from {oldest} to {newest}"
+                "its VERSION is {newest}, and versions go from 1 to 2147483647"
+            ));
+        }
+        if !(1..=newest).contains(&oldest) {
+            return Err(format!(
+                "oldest_version({oldest}) is not within 1 to {newest}, its newest version"
             ));
         }
         for (from, upcaster) in &self.upcasters {
             if !(oldest..newest).contains(from) || upcaster.to <= *from || upcaster.to > newest {
                 let to = upcaster.to;
                 return Err(format!(
-                    "its upcaster from version {from} to {to} is not upwards within {oldest} to {newest}"
+                    "its upcaster from version {from} to {to} is not upwards within its versions, {oldest} \
+                     (oldest_version) to {newest}"
                 ));
             }
         }
@@ -267,7 +281,7 @@ impl EventType {
             match &schema.schema {
                 Some(_) if !(oldest..=newest).contains(version) => {
                     return Err(format!(
-                        "it has a schema for version {version}, which it does not read"
+                        "it has a schema for version {version}, and reads {oldest} (oldest_version) to {newest}"
                     ));
                 }
                 Some(Value::Object(_)) | None => {}
@@ -347,6 +361,13 @@ impl EventType {
         &mut self,
         validator: &impl Fn(&Value) -> Result<SchemaValidator, String>,
     ) -> Result<()> {
+        if self.schema(self.version).is_none() {
+            let version = self.version;
+            return Err(self.refused(&format!(
+                "version {version} has no schema that its payloads could be held to: add it, by described or \
+                 with_schema; with_schema({version}, json!({{}})) says that anything will do"
+            )));
+        }
         for (version, schema) in &mut self.schemas {
             if let Some(json) = &schema.schema {
                 let made = validator(json);

@@ -87,8 +87,8 @@ pub(super) fn left_aside(
     Ok(search.left_aside.iter().map(|path| shown(path)).collect())
 }
 
-/// The path of an integer that a [`Value`](serde_json::Value) would round, if there is one.
-pub(super) fn rounded_integer(json: &str) -> Option<String> {
+/// The path of a number that a [`Value`](serde_json::Value) would round, if there is one.
+pub(super) fn rounded_number(json: &str) -> Option<String> {
     fn find(tree: &Tree<'_>, path: &mut Vec<Step>) -> bool {
         let mut inside = |step: Step, value: &Tree<'_>| {
             path.push(step);
@@ -101,17 +101,39 @@ pub(super) fn rounded_integer(json: &str) -> Option<String> {
             Tree::Array(elements) => elements
                 .iter()
                 .any(|(at, value)| inside(Step::Index(*at), value)),
-            Tree::Leaf(text) => {
-                let digits = text.strip_prefix('-').unwrap_or(text);
-                let is_integer = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-                is_integer && text.parse::<u64>().is_err() && text.parse::<i64>().is_err()
-            }
+            Tree::Leaf(text) => is_rounded(text),
         }
     }
 
     let mut path = Vec::new();
     let found = find(&Tree::parse(json, 0).ok()?, &mut path);
     found.then(|| shown(&path))
+}
+
+/// The digits that a 64-bit float can need at most, written out: those of 2^-1074.
+const FLOAT_DIGITS_MAX: usize = 767;
+
+/// Whether a [`Value`](serde_json::Value) of this JSON would be another number: an integer of more
+/// than 64 bits, or a decimal of which a float gives other digits when it writes as many.
+fn is_rounded(json: &str) -> bool {
+    let number = json.strip_prefix('-').unwrap_or(json);
+    if !number.starts_with(|first: char| first.is_ascii_digit()) {
+        return false;
+    }
+    if number.bytes().all(|b| b.is_ascii_digit()) {
+        return json.parse::<u64>().is_err() && json.parse::<i64>().is_err();
+    }
+    let significant = |number: &str| {
+        let mantissa = number.split(['e', 'E']).next().unwrap_or_default();
+        let digits = mantissa.replace('.', "");
+        digits.trim_matches('0').to_owned()
+    };
+    let digits = significant(number);
+    let Ok(float) = serde_json::from_str::<f64>(number) else {
+        return false; // which is refused for itself
+    };
+    digits.len() > FLOAT_DIGITS_MAX
+        || digits != significant(&format!("{float:.*e}", digits.len().saturating_sub(1)))
 }
 
 /// JSON as far as its fields go; whatever is no object and no array stays text, as it was written.

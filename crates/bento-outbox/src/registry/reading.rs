@@ -54,10 +54,10 @@ pub(super) fn read_value(json: &[u8]) -> Result<Value, Misfit> {
     // Read as itself, JSON shows a field that is there twice.
     let value = read::<Value>(json, false)?;
     let text = std::str::from_utf8(json).unwrap_or_default();
-    match fields::rounded_integer(text) {
+    match fields::rounded_number(text) {
         Some(path) => Err(Misfit::of_part(
             path,
-            "is an integer of more than 64 bits, which only an upcaster of types can carry",
+            "is a number that upcast_json would round; an upcaster of types can carry it",
         )),
         None => Ok(value),
     }
