@@ -115,4 +115,15 @@ async fn what_the_book_says_of_writers_is_enough_for_them() {
         .unwrap();
     let total = owner.status().await.unwrap().remove(0);
     assert_eq!((total.sent, total.new), (1, 1));
+
+    // Who has too few is told so, and where the grants are.
+    let poor = PostgresStore::open(&as_role("writer"), Tables::default())
+        .await
+        .unwrap();
+    let refused = poor.status().await.unwrap_err().report();
+    assert!(
+        refused.contains("is not granted to the user of the database URL")
+            && refused.contains("permission denied for"),
+        "{refused}"
+    );
 }

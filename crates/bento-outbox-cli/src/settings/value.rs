@@ -210,7 +210,7 @@ pub(crate) fn scheme(url: &str) -> Option<&str> {
 }
 
 /// A URL without what may be secret in it: its password (or a user's name that stands alone, which
-/// may be a token) and the options whose names sound like one.
+/// may be a token of a bus) and the options whose names sound like one.
 pub(crate) fn masked(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         let harmless = !url.contains('@') || url.starts_with("file:") || url.starts_with("sqlite:");
@@ -222,10 +222,13 @@ pub(crate) fn masked(url: &str) -> String {
     };
     // To the last `@` even where a URL's grammar ends the authority earlier: a password with an
     // unescaped `/` or `?` is still a password.
+    let is_name = |user: &str| !user.contains(['/', '?', '#', '@']);
+    let is_database = matches!(scheme, "postgres" | "postgresql" | "mysql" | "mariadb");
     let (user, rest) = match rest.rsplit_once('@') {
         None => (String::new(), rest),
         Some((user_info, rest)) => match user_info.split_once(':') {
-            Some((user, _)) if !user.contains(['/', '?', '#']) => (format!("{user}:***@"), rest),
+            Some((user, _)) if is_name(user) => (format!("{user}:***@"), rest),
+            None if is_database && is_name(user_info) => (format!("{user_info}@"), rest),
             _ => ("***@".into(), rest),
         },
     };
@@ -320,6 +323,8 @@ mod tests {
                 "postgres://bob:***@db/shop",
             ),
             ("postgres://s3/cr:3t@db/shop", "postgres://***@db/shop"),
+            ("postgres://relay@db/shop", "postgres://relay@db/shop"),
+            ("postgres://s3/cr3t@db/shop", "postgres://***@db/shop"),
             ("nats://t0ken@host:4222", "nats://***@host:4222"),
             (
                 "nats://host?token=s3cr3t&stream=A",

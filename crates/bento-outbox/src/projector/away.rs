@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::record::{Outcome, Rejection};
 use crate::refusing::Refusing;
 use crate::retry::{self, RetrySettings};
@@ -23,7 +23,7 @@ pub(super) struct Away {
     refusing: Refusing,
     /// Why the bus takes nothing, as it was said.
     bus: Option<String>,
-    /// Why the database does not answer, as it was said.
+    /// Why the database does not do what it is asked, as it was said.
     database: Option<String>,
 }
 
@@ -61,14 +61,23 @@ impl Away {
         self.bus = Some(rejection.reason.clone());
     }
 
-    /// The database does not answer; answers how long to wait.
+    /// The database does not answer, or with an error; answers how long to wait.
     pub(super) fn database(&mut self, error: &Error) -> Duration {
         telemetry::database_up(false);
         if self.database.is_none() {
-            tracing::warn!(
-                error = error.report(),
-                "the database does not answer; trying again"
-            );
+            let error_text = error.report();
+            match error.kind() {
+                ErrorKind::Unavailable => {
+                    tracing::warn!(
+                        error = error_text,
+                        "the database does not answer; trying again"
+                    );
+                }
+                _ => tracing::warn!(
+                    error = error_text,
+                    "the database refuses what the relay asks of it; trying again"
+                ),
+            }
         }
         self.database = Some(error.report());
         self.pause()
@@ -110,7 +119,6 @@ impl Away {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
     use crate::record::RejectionClass;
     use crate::refusing::PATIENCE;
 

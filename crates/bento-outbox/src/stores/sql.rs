@@ -165,12 +165,19 @@ impl From<sqlx::Error> for Error {
 /// What a database error met while `doing` something means.
 pub(crate) fn error(doing: &str, error: sqlx::Error) -> Error {
     use sqlx::Error as E;
+    let mut is_denied = false;
     let kind = match &error {
         E::Database(answer) => {
             let code = answer.code().unwrap_or_default();
             match mysql_number(&code, &answer.to_string()) {
-                Some(number) => numbered(number),
-                None => answered(&code, answer.message()),
+                Some(number) => {
+                    is_denied = DENIED.contains(&number);
+                    numbered(number)
+                }
+                None => {
+                    is_denied = code == INSUFFICIENT_PRIVILEGE;
+                    answered(&code, answer.message())
+                }
             }
         }
         E::Io(_)
@@ -187,6 +194,9 @@ pub(crate) fn error(doing: &str, error: sqlx::Error) -> Error {
         ErrorKind::Schema => {
             "the outbox tables are missing or of another version: run `bento-outbox migrate`"
         }
+        _ if is_denied => {
+            "is not granted to the user of the database URL: `bento-outbox doctor` names the rights that are missing"
+        }
         _ => "failed",
     };
     Error::new(kind, format!("{doing} {what}")).because(error)
@@ -199,6 +209,13 @@ fn mysql_number(code: &str, shown: &str) -> Option<u16> {
     let rest = rest.strip_prefix('(')?.strip_prefix(code)?;
     rest.starts_with("): ").then(|| number.parse().ok())?
 }
+
+/// The SQLSTATE of PostgreSQL for a missing right.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+/// What MySQL answers for a missing right: ER_DBACCESS_DENIED_ERROR, ER_TABLEACCESS_DENIED_ERROR,
+/// ER_COLUMNACCESS_DENIED_ERROR, ER_SPECIFIC_ACCESS_DENIED_ERROR, ER_PROCACCESS_DENIED_ERROR.
+const DENIED: [u16; 5] = [1044, 1142, 1143, 1227, 1370];
 
 /// What an answer of MySQL or MariaDB means.
 fn numbered(number: u16) -> ErrorKind {
