@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::event;
 use crate::place::{Place, Relay, eventually};
+use crate::telemetry::free_port;
 
 /// A relay that answers at a port of its own.
 pub(crate) struct Asked {
@@ -29,11 +30,7 @@ impl Asked {
     }
 
     pub(crate) fn at(place: Place, bus: &str, more: &[(&str, &str)]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_port();
         let address = format!("127.0.0.1:{port}");
         let variables = [&[("OUTBOX_ADMIN_ADDR", address.as_str())], more].concat();
         let relay = Relay::start_with(&place, &["run", "--bus-url", bus], &variables);
@@ -79,7 +76,7 @@ impl Asked {
 pub(crate) fn sent(port: u16, what: &str, headers: &str, body: &str) -> Answer {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
+        .set_read_timeout(Some(Duration::from_secs(180)))
         .unwrap();
     let length = body.len();
     let request = format!(
@@ -118,9 +115,13 @@ fn the_metrics_say_what_was_carried_and_what_waits() {
     asked.place.append(lines.join("\n")).succeeded();
     let success = r#"outbox_events_processed_total{tenant_id="default",status="success"}"#;
     let pending = r#"outbox_pending_events{tenant_id="default"}"#;
+    // How long a batch took is known when it is settled; how old what waits is, after how much it is.
+    let batches = "outbox_processing_duration_seconds_count";
+    let oldest = r#"outbox_oldest_pending_age_seconds{tenant_id="default"}"#;
     eventually(|| {
         let metrics = asked.metrics();
-        metrics.get(success) == Some(&20.0) && metrics.get(pending) == Some(&1.0)
+        let is = |name: &str, value: f64| metrics.get(name) == Some(&value);
+        is(success, 20.0) && is(pending, 1.0) && is(oldest, 0.0) && metrics.contains_key(batches)
     });
     let metrics = asked.metrics();
     let count = |name: &str| metrics.get(name).copied();
@@ -128,15 +129,12 @@ fn the_metrics_say_what_was_carried_and_what_waits() {
         count(r#"outbox_delivery_latency_seconds_count{tenant_id="default"}"#),
         Some(20.0)
     );
-    assert!(count("outbox_processing_duration_seconds_count") >= Some(1.0));
+    assert!(count(batches) >= Some(1.0));
     assert_eq!(
         count(r#"outbox_dead_letters{tenant_id="default"}"#),
         Some(0.0)
     );
-    assert_eq!(
-        count(r#"outbox_oldest_pending_age_seconds{tenant_id="default"}"#),
-        Some(0.0)
-    );
+    assert_eq!(count(oldest), Some(0.0));
     assert_eq!(count("outbox_leases_held"), Some(64.0));
     assert_eq!(
         (count("outbox_bus_up"), count("outbox_database_up")),
@@ -152,20 +150,19 @@ fn the_metrics_say_what_was_carried_and_what_waits() {
 fn health_says_whether_events_can_be_carried() {
     let asked = Asked::start("file:out.jsonl", &[]);
     assert_eq!(asked.get("/health/live").status, 200);
-    let ready = asked.get("/health/ready");
-    assert_eq!(
-        (ready.status, ready.body.as_str()),
-        (200, r#"{"status":"ready"}"#)
-    );
+    // Who has too much else to do for an answer within three seconds says that, and is asked again.
+    eventually(|| {
+        let ready = asked.get("/health/ready");
+        (ready.status, ready.body.as_str()) == (200, r#"{"status":"ready"}"#)
+    });
 
     let away = Asked::start("nats://127.0.0.1:1", &[]);
-    let ready = away.get("/health/ready");
-    assert_eq!(ready.status, 503);
-    let said: Value = serde_json::from_str(&ready.body).unwrap();
-    assert!(
-        said["bus"].as_str().unwrap().contains("127.0.0.1:1"),
-        "{said}"
-    );
+    eventually(|| {
+        let ready = away.get("/health/ready");
+        assert_eq!(ready.status, 503, "{}", ready.body);
+        let said: Value = serde_json::from_str(&ready.body).unwrap();
+        said["bus"].as_str().unwrap().contains("127.0.0.1:1")
+    });
     assert_eq!(away.get("/health/live").status, 200);
 }
 
@@ -174,8 +171,10 @@ fn a_shell_without_the_token_can_ask_how_the_relay_is() {
     let asked = Asked::start("file:out.jsonl", &[("OUTBOX_ADMIN_TOKEN", "s3cret-enough")]);
     let address = format!("0.0.0.0:{}", asked.port);
     let public = [("OUTBOX_ADMIN_ADDR", address.as_str())];
-    let ran = asked.place.run_with(&["health"], &public).succeeded();
-    assert_eq!(ran.stderr, "ready\n");
+    eventually(|| {
+        let ran = asked.place.run_with(&["health"], &public);
+        (ran.code, ran.stderr.as_str()) == (Some(0), "ready\n")
+    });
     let run = asked.place.run_with(&["run"], &public);
     run.failed(2, "is not loopback, which needs an admin_token");
 }
@@ -221,8 +220,11 @@ fn the_status_is_that_of_the_command() {
     let answer: Value = serde_json::from_str(&asked.get("/api/v1/status").body).unwrap();
     let command = asked.place.status();
     assert_eq!(answer["total"]["sent"], command["total"]["sent"]);
-    let relays: Value = serde_json::from_str(&asked.get("/api/v1/relays").body).unwrap();
-    assert_eq!(relays["relays"][0]["partitions"], 64);
+    // A relay that stood still for its lease_ttl has none until it goes on.
+    eventually(|| {
+        let relays: Value = serde_json::from_str(&asked.get("/api/v1/relays").body).unwrap();
+        relays["relays"][0]["partitions"] == 64
+    });
     assert_eq!(
         asked.get("/api/v1/held-keys").body,
         r#"{"held":[],"held_more":false}"#

@@ -4,13 +4,18 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::str::FromStr as _;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
 use tempfile::TempDir;
 
 /// Stands wherever a payload or a secret may stand.
 pub(crate) const CANARY: &str = "s3cr3t-canary";
+
+/// So long anything may take that happens by itself, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder of its own, in which the program runs.
 pub(crate) struct Place(TempDir);
@@ -104,10 +109,13 @@ impl Place {
 
     /// How many whole lines a file has, none when it is not there.
     pub(crate) fn lines(&self, file: &str) -> usize {
-        fs::read_to_string(self.path().join(file))
-            .unwrap_or_default()
-            .matches('\n')
-            .count()
+        self.told(file, "\n")
+    }
+
+    /// How often something stands in a file, a log say, by now.
+    pub(crate) fn told(&self, file: &str, what: &str) -> usize {
+        let text = fs::read_to_string(self.path().join(file));
+        text.unwrap_or_default().matches(what).count()
     }
 
     pub(crate) fn sql(&self, statement: &'static str) {
@@ -139,8 +147,11 @@ impl Place {
             .enable_all()
             .build()
             .unwrap();
+        // A relay may be writing, on a disk that is busy.
+        let options = SqliteConnectOptions::from_str(&url).unwrap();
+        let options = options.busy_timeout(PATIENCE);
         runtime.block_on(async {
-            let pool = sqlx::SqlitePool::connect(&url).await.unwrap();
+            let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
             let done = work(pool.clone()).await;
             pool.close().await;
             done
@@ -187,8 +198,11 @@ impl Ran {
     }
 }
 
-/// A relay in the background. It ends when this is dropped.
+/// A relay in the background. It ends when this is dropped. It answers at no address unless one is given: the
+/// default one is the same for all the tests that run just now.
 pub(crate) struct Relay(Option<Child>);
+
+const ANSWERS_NOWHERE: (&str, &str) = ("OUTBOX_ADMIN_ADDR", "off");
 
 impl Relay {
     pub(crate) fn start(place: &Place, arguments: &[&str]) -> Self {
@@ -202,6 +216,7 @@ impl Relay {
     ) -> Self {
         let mut command = place.command(arguments);
         command
+            .envs([ANSWERS_NOWHERE])
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -217,7 +232,9 @@ impl Relay {
     ) -> Self {
         let mut command = place.command(arguments);
         command
+            .envs([ANSWERS_NOWHERE])
             .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
             .stderr(File::create(log).unwrap());
         Self(Some(command.spawn().unwrap()))
     }
@@ -266,10 +283,7 @@ pub(crate) fn into_closed_pipe(place: &Place, arguments: &[&str]) -> Ran {
 pub(crate) fn eventually(mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "it did not become so"
-        );
+        assert!(begun.elapsed() < PATIENCE, "it did not become so");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -13,6 +13,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// A server of HTTP on a free port, for as long as the test runs.
@@ -105,10 +106,16 @@ pub(crate) fn picky() -> Receiver {
     })
 }
 
-/// A port on which nobody listens.
+/// A port on which nobody listens, nor will unless told to: it lies below those that the kernel gives to
+/// clients and to whoever asks for any, and no other test gets it.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(127);
+    let nobody_listens = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)))
+        .map(|number| 15_000 + (number % 17_000) as u16)
+        .find(nobody_listens)
+        .unwrap()
 }
 
 /// What `path` of a relay's address answers; none while nobody answers there.
