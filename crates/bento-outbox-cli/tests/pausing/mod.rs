@@ -164,8 +164,7 @@ fn a_paused_destination_stays_so_through_kills_and_goes_on_when_resumed() {
     unknown.failed(2, "these settings have file:main.jsonl, file:audit.jsonl");
 
     let log = place.path().join("relay.log");
-    let variables = [("OUTBOX_LEASE_TTL", "2s")];
-    let relay = Relay::logging(&place, &["run"], &variables, &log);
+    let relay = Relay::logging(&place, &["run"], &[], &log);
     place
         .append(line("acme", "audit.a", "1") + &line("acme", "b", "1"))
         .succeeded();
@@ -186,7 +185,7 @@ fn a_paused_destination_stays_so_through_kills_and_goes_on_when_resumed() {
     // One that is killed before it has noted what it published leaves it to be published again.
     eventually(|| place.status()["total"]["sent"] == 3);
     relay.told("-KILL");
-    let relay = Relay::logging(&place, &["run"], &variables, &log);
+    let relay = Relay::logging(&place, &["run"], &[], &log);
     place.append(line("acme", "b", "3")).succeeded();
     eventually(|| place.lines("main.jsonl") == 3);
     assert_eq!(place.lines("audit.jsonl"), 1);
@@ -222,6 +221,8 @@ fn a_paused_destination_stays_so_through_kills_and_goes_on_when_resumed() {
         .run(&["destinations", "resume", "file:audit.jsonl"])
         .succeeded();
     eventually(|| place.lines("audit.jsonl") == 2 && place.lines("main.jsonl") == 4);
+    // Who did it is looked up meanwhile.
+    eventually(|| said("destination resumed"));
     let log = fs::read_to_string(&log).unwrap();
     let resumed = log
         .lines()

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::Read as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::event;
 use crate::place::{Place, Ran, Relay, eventually, signal};
+use crate::{event, large};
 
 /// A place with two relays and a bus for each.
 struct Two {
@@ -17,6 +18,13 @@ struct Two {
 }
 
 const BUSES: [&str; 2] = ["a.jsonl", "b.jsonl"];
+
+/// Longer than any test waits.
+const LONG: &str = "15m";
+
+/// Soon over, and still more than a relay needs on a busy machine between two looks at its leases: one that is
+/// late loses them, and what it had in flight goes out twice.
+const SHORT: &str = "10s";
 
 impl Two {
     fn new() -> Self {
@@ -75,7 +83,7 @@ impl Two {
 fn two_relays_share_the_keys_and_one_that_stops_hands_over_at_once() {
     let two = Two::new();
     // Whoever waited for a lease to run out, or for a third of one, would wait for very long.
-    let relays = [two.relay(0, "60s"), two.relay(1, "60s")];
+    let relays = [two.relay(0, LONG), two.relay(1, LONG)];
     let mut events = 0;
     eventually(|| {
         two.append(5);
@@ -87,15 +95,9 @@ fn two_relays_share_the_keys_and_one_that_stops_hands_over_at_once() {
 
     let [first, second] = relays;
     first.told("-TERM").succeeded();
-    let stopped = Instant::now();
     two.append(5);
     events += 5 * two.keys;
     eventually(|| two.everything_is_out());
-    assert!(
-        stopped.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        stopped.elapsed()
-    );
     second.told("-TERM").succeeded();
     two.assert_once_and_in_order(events);
     assert_eq!(two.place.status()["total"]["sent"], events);
@@ -104,7 +106,7 @@ fn two_relays_share_the_keys_and_one_that_stops_hands_over_at_once() {
 #[test]
 fn both_relays_carry_and_the_other_takes_over_from_one_that_was_killed() {
     let two = Two::new();
-    let (first, second) = (two.relay(0, "2s"), two.relay(1, "2s"));
+    let (first, second) = (two.relay(0, SHORT), two.relay(1, SHORT));
     let mut events = 0;
     eventually(|| {
         two.append(1);
@@ -114,16 +116,9 @@ fn both_relays_carry_and_the_other_takes_over_from_one_that_was_killed() {
     eventually(|| two.everything_is_out());
     let killed = first.told("-KILL");
     assert_eq!(killed.code, None);
-    let dead = Instant::now();
     two.append(5);
     events += 5 * two.keys;
     eventually(|| two.everything_is_out());
-    // A lease of 2 s, 2 s to see it, and what the slow machine of a test needs.
-    assert!(
-        dead.elapsed() < Duration::from_secs(6),
-        "{:?}",
-        dead.elapsed()
-    );
     second.told("-TERM").succeeded();
     two.assert_once_and_in_order(events);
 }
@@ -131,12 +126,13 @@ fn both_relays_carry_and_the_other_takes_over_from_one_that_was_killed() {
 #[test]
 fn a_run_to_the_end_waits_for_the_share_of_a_dead_relay_and_leaves_none() {
     let two = Two::new();
-    let relay = two.relay(0, "2s");
+    let relay = two.relay(0, SHORT);
     two.append(1);
     eventually(|| two.everything_is_out());
+    // It has two thirds of its lease left at least, in which the next one comes.
     relay.told("-KILL");
     two.append(1);
-    let variables = [("OUTBOX_LEASE_TTL", "2s")];
+    let variables = [("OUTBOX_LEASE_TTL", SHORT)];
     let arguments = ["run", "--once", "--bus-url", "file:b.jsonl"];
     let ran = two.place.run_with(&arguments, &variables).succeeded();
     assert!(
@@ -157,18 +153,17 @@ fn a_run_to_the_end_waits_for_the_share_of_a_dead_relay_and_leaves_none() {
 
 #[test]
 fn what_is_stuck_is_left_to_others_after_the_shutdown_timeout() {
-    let two = Two::new();
-    two.append(50);
+    let place = Place::migrated();
+    place.append(large(400)).succeeded();
     for arguments in [vec!["run"], vec!["run", "--once"]] {
-        // Nobody reads: the pipe is full before the first batch is through.
-        let (reader, writer) = std::io::pipe().unwrap();
-        let mut command = two.place.command(&arguments);
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut command = place.command(&arguments);
         command.env("OUTBOX_SHUTDOWN_TIMEOUT", "500ms");
-        command.env("OUTBOX_BATCH_SIZE", "1000");
         let relay = command.stdout(writer).stderr(Stdio::piped());
         let relay = relay.spawn().unwrap();
         drop(command);
-        std::thread::sleep(Duration::from_millis(700));
+        // Nobody reads more than that it has begun to write: the rest of the batch does not fit into the pipe.
+        reader.read_exact(&mut [0]).unwrap();
         let told = Instant::now();
         signal(&relay, "-TERM");
         let ran = Ran::of(relay.wait_with_output().unwrap());
@@ -182,14 +177,12 @@ fn what_is_stuck_is_left_to_others_after_the_shutdown_timeout() {
             "{ran:?}"
         );
     }
-    let left = two.place.status()["total"]["new"].as_u64().unwrap();
-    assert!(left > 0);
-    let ran = two
-        .place
+    assert_eq!(place.status()["total"]["new"], 400);
+    let ran = place
         .run(&["run", "--once", "--bus-url", "file:a.jsonl"])
         .succeeded();
     assert!(
-        ran.stderr.starts_with(&format!("{left} sent in ")),
+        ran.stderr.starts_with("400 sent in "),
         "the leases are free: {ran:?}"
     );
 }
@@ -197,8 +190,11 @@ fn what_is_stuck_is_left_to_others_after_the_shutdown_timeout() {
 #[test]
 fn the_relay_waits_for_its_bus_and_stops_when_told_to() {
     let place = Place::migrated();
-    let relay = Relay::start(&place, &["run", "--bus-url", "file:later/bus.jsonl"]);
+    let log = place.path().join("log");
+    let bus = ["run", "--bus-url", "file:later/bus.jsonl"];
+    let relay = Relay::logging(&place, &bus, &[], &log);
     place.append(event(1)).succeeded();
+    eventually(|| place.told("log", "the bus takes no events") == 1);
     std::thread::sleep(Duration::from_millis(1_500));
     fs::create_dir(place.path().join("later")).unwrap();
     eventually(|| place.lines("later/bus.jsonl") == 1);
@@ -206,15 +202,14 @@ fn the_relay_waits_for_its_bus_and_stops_when_told_to() {
     eventually(|| place.lines("later/bus.jsonl") == 2);
     let ran = relay.told("-TERM").succeeded();
     assert_eq!(ran.stdout, "");
-    assert!(
-        ran.stderr.contains("relay started") && ran.stderr.contains("relay stopped"),
-        "{ran:?}"
-    );
-    assert_eq!(
-        ran.stderr.matches("the bus takes no events").count(),
-        1,
-        "{ran:?}"
-    );
-    assert_eq!(ran.stderr.matches("events again").count(), 1, "{ran:?}");
+    let log = fs::read_to_string(log).unwrap();
+    for once in [
+        "relay started",
+        "the bus takes no events",
+        "events again",
+        "relay stopped",
+    ] {
+        assert_eq!(log.matches(once).count(), 1, "{log}");
+    }
     assert_eq!(place.status()["total"]["sent"], 2);
 }
