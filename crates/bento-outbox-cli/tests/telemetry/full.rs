@@ -45,8 +45,7 @@ fn a_webhook_without_room_is_not_up_until_it_takes_an_event() {
         page.lines().find(|line| line.starts_with("outbox_bus_up ")) == Some("outbox_bus_up 1")
     };
     let is_up = || up(get(port, "/metrics").unwrap_or_default());
-    eventually(|| ready().contains("507 Insufficient Storage"));
-    assert!(!is_up());
+    eventually(|| ready().contains("507 Insufficient Storage") && !is_up());
     // Neither a probe nor a look at a webhook that can be reached says otherwise.
     for _ in 0..20 {
         assert!(ready().contains("has taken no event") && !is_up());
@@ -91,12 +90,12 @@ fn a_webhook_that_refuses_everything_is_asked_a_few_times() {
     let url = format!("http://127.0.0.1:{}/", webhook.port);
     let off = [("OUTBOX_ADMIN_ADDR", "off")];
     let relay = Relay::start_with(&place, &["run", "--bus-url", &url], &off);
-    eventually(|| asked.load(Ordering::Relaxed) > 0);
+    eventually(|| asked.load(Ordering::Relaxed) >= 10);
     std::thread::sleep(Duration::from_secs(2));
     // Ten different refusals accuse it, and by then so many more as are asked at the same time are on their
     // way. From then on one event at a time asks.
     let asked = asked.load(Ordering::Relaxed);
-    assert!((10..=10 + 16 + 6).contains(&asked), "{asked}");
+    assert!(asked <= 10 + 16 + 6, "{asked}");
     takes.store(true, Ordering::Relaxed);
     eventually(|| place.status()["total"]["sent"] == 500);
     relay.told("-TERM").succeeded();

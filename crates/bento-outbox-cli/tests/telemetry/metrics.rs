@@ -123,7 +123,11 @@ fn the_metrics_are_what_prometheus_reads_and_those_of_the_list() {
         .concat();
     place.append(lines).succeeded();
     let page = || get(port, "/metrics").unwrap_or_default();
-    eventually(|| pending_and_dead(&page()) == (0.0, 1.0));
+    // How long a batch took is the last that is known of it, a moment after it is settled.
+    eventually(|| {
+        let page = page();
+        pending_and_dead(&page) == (0.0, 1.0) && page.contains("outbox_processing_duration_seconds")
+    });
     let page = page();
     let read = |page: &str| {
         let mut promtool = Command::new("promtool");

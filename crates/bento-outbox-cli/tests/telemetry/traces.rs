@@ -258,7 +258,7 @@ fn a_collector_that_is_away_or_refuses_harms_nothing_and_is_told_of_once() {
         let begun = Instant::now();
         let ran = once(&place, "null:", &variables).succeeded();
         assert!(
-            begun.elapsed() < Duration::from_secs(15),
+            begun.elapsed() < Duration::from_secs(60),
             "{:?}",
             begun.elapsed()
         );

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use axum::Router;
@@ -133,14 +133,16 @@ impl Desk {
 
     /// What `path` answers once it is so.
     pub(crate) async fn until(&self, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        for _ in 0..1_000 {
+        let begun = Instant::now();
+        loop {
             let answer = self.get(path).await.json(200);
             if is_so(&answer) {
                 return answer;
             }
+            let is_early = begun.elapsed() < Duration::from_secs(60);
+            assert!(is_early, "it did not become so: {answer}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("it did not become so: {}", self.get(path).await.body);
     }
 
     pub(crate) async fn acts(&self) -> Vec<Value> {
