@@ -43,9 +43,10 @@ impl Night {
     fn new() -> Self {
         let (place, bus) = (Place::migrated(), JetStream::start());
         let ports = [free_port(), free_port()];
-        // The operator's shell is on the machine of the first relay.
+        // The operator's shell is on the machine of the first relay. What is refused waits for a second, which is
+        // long enough to be seen once it is written, on a slow disk as well.
         let settings = format!(
-            "bus_url = \"{}\"\nadmin_addr = \"127.0.0.1:{}\"\nbatch_size = 50\nretry_multiplier = 0.1\n",
+            "bus_url = \"{}\"\nadmin_addr = \"127.0.0.1:{}\"\nbatch_size = 50\nretry_multiplier = 1\n",
             bus.url(),
             ports[0]
         );

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 pub(crate) const CANARY: &str = "s3cr3t-canary";
 
 /// So long anything may take that happens by itself, on a machine that has much else to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder of its own, in which the program runs.
 pub(crate) struct Place(TempDir);
