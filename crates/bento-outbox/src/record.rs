@@ -51,6 +51,9 @@ pub struct OutboxRecord {
     pub lost_attempts: u32,
     /// How far the delivery is.
     pub delivery: Delivery,
+    /// Why the row cannot be read as it stands, if it cannot: SQLite takes any bytes for text. The rest
+    /// is then as near to it as can be shown, and it is not published but becomes a dead letter.
+    pub unreadable: Option<String>,
 }
 
 /// How far the delivery of a record is.
@@ -175,6 +178,7 @@ impl OutboxRecord {
             available_at: event.available_at.unwrap_or(now),
             lost_attempts: 0,
             delivery: Delivery::default(),
+            unreadable: None,
         }
     }
 }

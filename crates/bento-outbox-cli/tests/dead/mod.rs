@@ -247,3 +247,44 @@ fn letters_are_discarded_in_pages_and_nothing_else_is() {
             .contains("no dead letter matches")
     );
 }
+
+/// SQLite takes any bytes for text. Whoever must look at such a letter can, and the others are not lost behind it.
+#[test]
+fn a_letter_that_cannot_be_read_as_it_stands_is_told_of_and_can_be_discarded() {
+    let place = Place::migrated();
+    place.sql(
+        "insert into outbox (type, payload, headers) values ('poison', '1', cast(x'7b2261223a22ff227d' as text));
+         insert into outbox (type, payload, aggregate_id) values ('poison', '1', cast(x'ff' as text));
+         insert into outbox (type, payload, headers) values ('refused', '1', '{\"a\":1}')",
+    );
+    let once = ["run", "--once", "--bus-url", "file:bus.jsonl"];
+    let ran = place.run(&once);
+    assert!(ran.stderr.contains("new dead letters: 3"), "{ran:?}");
+    let letters = json_lines(&place.run(&["dead", "list", "--json"]).succeeded());
+    assert_eq!(letters.len(), 3, "{letters:?}");
+    let reason = letters[0]["error_message"].as_str().unwrap();
+    assert!(
+        reason.starts_with("column headers is not UTF-8"),
+        "{reason}"
+    );
+    assert_eq!(
+        (&letters[0]["retry_cnt"], &letters[1]["retry_cnt"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(letters[1]["aggregate_id"], "\u{fffd}");
+    let id = letters[0]["id"].as_str().unwrap();
+    place.run(&["dead", "show", id]).succeeded();
+    place.run(&["why", id]).succeeded();
+    place.run(&["events", "list"]).succeeded();
+    place.run(&["dead", "retry", "--all", "--yes"]).succeeded();
+    place.run(&once);
+    assert_eq!(dead(&place), 3, "it cannot go out");
+    place
+        .run(&["dead", "discard", "--id", id, "--yes"])
+        .succeeded();
+    assert_eq!(dead(&place), 2);
+    place
+        .run(&["dead", "discard", "--all", "--yes"])
+        .succeeded();
+    assert_eq!(dead(&place), 0);
+}

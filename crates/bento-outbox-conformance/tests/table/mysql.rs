@@ -84,6 +84,25 @@ async fn without_strict_mode_only_cutting_is_left() {
     }
     let bad_time = "insert into outbox (type, payload, available_at) values ('a', '1', 'soon')";
     assert!(db.try_run(&lax(bad_time)).await.is_err());
+    for column in [
+        "occurred_at",
+        "created_at",
+        "available_at",
+        "retry_at",
+        "sent_at",
+    ] {
+        for day in ["2026-00-10", "2026-01-00", "2026-02-31", "0000-00-00"] {
+            let insert =
+                format!("insert into outbox (type, payload, {column}) values ('a', '1', '{day}')");
+            for mode in ["", "ALLOW_INVALID_DATES"] {
+                let lax = format!(
+                    "set session sql_mode = '{mode}'; {insert}; set session sql_mode = default"
+                );
+                let taken = db.try_run(&lax).await;
+                assert!(taken.is_err(), "{column} took {day} with {mode:?}");
+            }
+        }
+    }
     let long = format!(
         "insert into outbox (type, payload, aggregate_id) values ('a', '1', '{}')",
         "x".repeat(300)

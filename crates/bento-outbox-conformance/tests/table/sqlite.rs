@@ -102,14 +102,21 @@ async fn a_row_that_cannot_be_read_is_a_dead_letter_and_holds_nobody_up() {
         "insert into outbox (type, payload) values ('good', '1');
          insert into outbox (type, payload, aggregate_id) values ('latin-1', '1', cast(x'e9' as text));
          insert into outbox (type, payload, key_id) values ('utf-16', '1', cast(x'feff' as text));
+         insert into outbox (type, payload, headers) values ('bytes', '1', cast(x'7b2261223a22ff227d' as text));
          insert into outbox (type, payload) values ('good', '2');",
     )
     .await;
     let batch = db.round(Bus(|_: &OutboxRecord| Outcome::Acked)).await;
-    assert_eq!(batch.sent, 2);
+    assert_eq!((batch.sent, batch.dead), (2, 3));
     let dead = "select type, error_message from outbox_events where status = 'ERR' order by seq";
     let dead = db.lines(dead).await;
-    assert_eq!(dead.len(), 2);
+    assert_eq!(dead.len(), 3);
+    assert!(
+        dead[2].ends_with(
+            "bytes|column headers is not UTF-8: write the event anew, and discard this one"
+        ),
+        "{dead:?}"
+    );
     assert!(
         dead[0].starts_with("latin-1|") && dead[0].contains("aggregate_id"),
         "{dead:?}"

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{Batch, Projector};
+use super::{Batch, Projector, ProjectorSettings};
 use crate::dead_letter::DeadLetter;
 use crate::error::Result;
 use crate::record::{OutboxRecord, Outcome, RejectionClass, Status};
@@ -277,16 +277,12 @@ impl Projector {
                     published.add(&record, verdict);
                 }
             }
-            let killers = wave
-                .extract_if(.., |record| {
-                    record.lost_attempts >= settings.retry.max_retry
-                })
-                .collect::<Vec<_>>();
-            let mut judged: Vec<(OutboxRecord, Option<Verdict>)> = killers
-                .into_iter()
+            let is_for_nobody = |record: &mut OutboxRecord| for_nobody(record, settings).is_some();
+            let mut judged: Vec<(OutboxRecord, Option<Verdict>)> = wave
+                .extract_if(.., is_for_nobody)
                 .map(|record| {
-                    let verdict = killed(&record);
-                    (record, Some(verdict))
+                    let verdict = for_nobody(&record, settings);
+                    (record, verdict)
                 })
                 .collect();
             let outcomes = match wave.is_empty() {
@@ -460,15 +456,20 @@ fn tell_of_one(record: &OutboxRecord, verdict: &Verdict) {
     }
 }
 
-/// The end of an event over which the process died again and again.
-fn killed(record: &OutboxRecord) -> Verdict {
-    Verdict::Dead {
+/// The end of an event that nobody is sent: its row cannot be read, or the process died over it again and
+/// again.
+fn for_nobody(record: &OutboxRecord, settings: &ProjectorSettings) -> Option<Verdict> {
+    if let Some(why) = &record.unreadable {
+        let (counts, reason) = (true, why.clone());
+        return Some(Verdict::Dead { counts, reason });
+    }
+    (record.lost_attempts >= settings.retry.max_retry).then(|| Verdict::Dead {
         counts: false,
         reason: format!(
             "{} attempts left no result: the process died, or lost its lease, while publishing it",
             record.lost_attempts
         ),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -132,6 +132,7 @@ pub(super) fn record(row: &MySqlRow) -> Result<OutboxRecord> {
         created_at: at("created_at")?,
         available_at: at("available_at")?,
         lost_attempts: u32::try_from(get::<i32>(row, "lost_attempts")?).unwrap_or(0),
+        unreadable: None,
         delivery: Delivery {
             status: get::<&str>(row, "status")?.parse()?,
             retry_cnt: u32::try_from(get::<i32>(row, "retry_cnt")?).unwrap_or(0),

@@ -101,6 +101,7 @@ pub(super) fn record(row: &PgRow) -> Result<OutboxRecord> {
         created_at: time("created_at")?,
         available_at: time("available_at")?,
         lost_attempts: u32::try_from(get::<i32>(row, "lost_attempts")?).unwrap_or(0),
+        unreadable: None,
         delivery: Delivery {
             status: get::<&str>(row, "status")?.parse()?,
             retry_cnt: u32::try_from(get::<i32>(row, "retry_cnt")?).unwrap_or(0),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::super::backlog::tenants_max;
 use super::super::sql::{error, keep_taken};
-use super::rows::{COLUMNS, Failed, get, json, readable};
+use super::rows::{COLUMNS, Failed, get, json, record};
 use super::{NOW, SqliteStore, act};
 use crate::error::{Error, Result};
 use crate::store::{Claim, Claimed, Fence, PARTITIONS, Settle, Verdict};
@@ -90,21 +90,7 @@ pub(super) async fn claim(store: &SqliteStore, claim: &Claim<'_>) -> Result<Clai
             rows = read(store, claim).await?;
         }
     }
-    let (mut records, unreadable) = readable(&rows)?;
-    if !unreadable.is_empty() {
-        // It would be claimed for ever and hold everything up.
-        let fence = Fence::Leases {
-            relay: claim.relay,
-            leases: claim.leases,
-        };
-        let bury = Settle {
-            fence,
-            keep_sent: true,
-            settlements: &unreadable,
-        };
-        settle(store, &bury).await?;
-        return Box::pin(self::claim(store, claim)).await;
-    }
+    let mut records = rows.iter().map(record).collect::<Result<Vec<_>>>()?;
     let mut orphans = Vec::new();
     for (row, record) in rows.iter().zip(&records) {
         if get::<Option<&str>>(row, "owner")?.is_some() {

@@ -1,6 +1,7 @@
 //! How rows of SQLite become records, and events and settlements become its one JSON parameter.
 
-use bytes::Bytes;
+use std::cell::RefCell;
+
 use chrono::{NaiveDate, NaiveTime, TimeDelta};
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
@@ -12,7 +13,7 @@ use super::later;
 use crate::error::{ERROR_MESSAGE_CHARS_MAX, Error, ErrorKind, Result};
 use crate::event::{Aggregate, Event, Payload};
 use crate::record::{Delivery, OutboxRecord, Status};
-use crate::store::{Settlement, Verdict};
+use crate::store::Verdict;
 use crate::tenant::Tenant;
 use crate::timestamp::Timestamp;
 
@@ -189,24 +190,6 @@ fn minutes(clock: &str) -> Option<i64> {
     Some(hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?)
 }
 
-/// The records of rows. A row that is none becomes a dead letter: SQLite takes any bytes for text.
-pub(super) fn readable(rows: &[SqliteRow]) -> Result<(Vec<OutboxRecord>, Vec<Settlement>)> {
-    let (mut records, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
-    for row in rows {
-        match record(row) {
-            Ok(record) => records.push(record),
-            Err(why) => unreadable.push(Settlement {
-                id: id(row)?,
-                verdict: Verdict::Dead {
-                    counts: false,
-                    reason: why.report(),
-                },
-            }),
-        }
-    }
-    Ok((records, unreadable))
-}
-
 /// The id of a row, whatever else is in it.
 pub(super) fn id(row: &SqliteRow) -> Result<Uuid> {
     uuid(get(row, "id")?)
@@ -229,60 +212,99 @@ pub(super) fn read_time(row: &SqliteRow, column: &str) -> Result<Timestamp> {
     })
 }
 
+/// The record of a row, or what is nearest to it: SQLite takes any bytes for text.
 pub(super) fn record(row: &SqliteRow) -> Result<OutboxRecord> {
-    let id: String = get(row, "id")?;
-    let of_this = |e: Error| Error::new(e.kind(), format!("reading event {id}")).because(e);
-    let read = |column, text: &str| {
-        time(text).ok_or_else(|| {
-            of_this(Error::new(
-                ErrorKind::Database,
-                format!("{column} {text:?} is not a time"),
-            ))
-        })
+    let read = Reader {
+        row,
+        fault: RefCell::new(None),
     };
-    let at = |column| read(column, get(row, column)?);
-    let maybe_at = |column| {
-        get::<Option<&str>>(row, column)?
-            .map(|text| read(column, text))
-            .transpose()
-    };
-    // As bytes: SQLite takes any for text.
-    let json: Option<Vec<u8>> = get(row, "payload")?;
+    // As bytes: the payload goes out as it is.
+    let json: Option<Vec<u8>> = read.get("payload");
     let is_json = json.is_some();
     let payload = match json {
-        Some(json) => Bytes::from(json),
-        None => get::<Option<Vec<u8>>>(row, "data")?
-            .unwrap_or_default()
-            .into(),
+        Some(json) => json,
+        None => read.get::<Option<Vec<u8>>>("data").unwrap_or_default(),
     };
-    Ok(OutboxRecord {
+    let moment = |column| read.time(column).unwrap_or(Timestamp::clamped(0));
+    let number = |column| u32::try_from(read.get::<i64>(column)).unwrap_or(0);
+    let record = OutboxRecord {
         seq: get(row, "seq")?,
-        id: self::id(row)?,
+        id: id(row)?,
         tenant: get::<&str>(row, "tenant_id")?.parse()?,
         aggregate: Aggregate {
-            kind: get(row, "aggregate_type")?,
-            id: get(row, "aggregate_id")?,
+            kind: read.text_if_any("aggregate_type"),
+            id: read.text_if_any("aggregate_id"),
         },
-        event_type: get(row, "type")?,
-        schema_id: get(row, "schema_id")?,
-        schema_version: u32::try_from(get::<i64>(row, "schema_ver")?).unwrap_or(0),
-        payload,
+        event_type: read.text("type"),
+        schema_id: read.text_if_any("schema_id"),
+        schema_version: number("schema_ver"),
+        payload: payload.into(),
         is_json,
-        content_type: get(row, "content_type")?,
-        key_id: get(row, "key_id")?,
-        headers: get(row, "headers")?,
-        occurred_at: at("occurred_at")?,
-        created_at: at("created_at")?,
-        available_at: at("available_at")?,
-        lost_attempts: u32::try_from(get::<i64>(row, "lost_attempts")?).unwrap_or(0),
+        content_type: read.text("content_type"),
+        key_id: read.text_if_any("key_id"),
+        headers: read.text("headers"),
+        occurred_at: moment("occurred_at"),
+        created_at: moment("created_at"),
+        available_at: moment("available_at"),
+        lost_attempts: number("lost_attempts"),
         delivery: Delivery {
             status: get::<&str>(row, "status")?.parse()?,
-            retry_cnt: u32::try_from(get::<i64>(row, "retry_cnt")?).unwrap_or(0),
-            retry_at: maybe_at("retry_at")?,
-            error_message: get(row, "error_message")?,
-            sent_at: maybe_at("sent_at")?,
+            retry_cnt: number("retry_cnt"),
+            retry_at: read.time("retry_at"),
+            error_message: read.text_if_any("error_message"),
+            sent_at: read.time("sent_at"),
         },
+        unreadable: None,
+    };
+    let unreadable = read.fault.into_inner();
+    Ok(OutboxRecord {
+        unreadable,
+        ..record
     })
+}
+
+/// Reads what can be read of a row, and keeps the first thing that cannot.
+struct Reader<'r> {
+    row: &'r SqliteRow,
+    fault: RefCell<Option<String>>,
+}
+
+impl<'r> Reader<'r> {
+    fn get<T>(&self, column: &str) -> T
+    where
+        T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite> + Default,
+    {
+        get(self.row, column).unwrap_or_else(|_| {
+            self.blame(column, "holds a value of another kind");
+            T::default()
+        })
+    }
+
+    fn text_if_any(&self, column: &str) -> Option<String> {
+        let text = String::from_utf8(self.get::<Option<Vec<u8>>>(column)?);
+        Some(text.unwrap_or_else(|bytes| {
+            self.blame(column, "is not UTF-8");
+            String::from_utf8_lossy(bytes.as_bytes()).into_owned()
+        }))
+    }
+
+    fn text(&self, column: &str) -> String {
+        self.text_if_any(column).unwrap_or_default()
+    }
+
+    fn time(&self, column: &str) -> Option<Timestamp> {
+        let time = time(&self.text_if_any(column)?);
+        if time.is_none() {
+            self.blame(column, "is not a time");
+        }
+        time
+    }
+
+    fn blame(&self, column: &str, what: &str) {
+        let fault =
+            || format!("column {column} {what}: write the event anew, and discard this one");
+        self.fault.borrow_mut().get_or_insert_with(fault);
+    }
 }
 
 #[cfg(test)]

@@ -80,6 +80,11 @@ create table if not exists `{table}` (
     check (char_length(key_id) between 1 and 128),
     check (json_valid(headers) and json_type(headers) = 'OBJECT'),
     check (occurred_at >= '0001-01-01' and created_at >= '0001-01-01' and available_at >= '0001-01-01'),
+    -- Where sql_mode lets them in, MySQL keeps days like 2026-00-10, and can do nothing with them.
+    check (occurred_at + interval 0 second is not null and created_at + interval 0 second is not null
+           and available_at + interval 0 second is not null
+           and (retry_at is null or retry_at + interval 0 second is not null)
+           and (sent_at is null or sent_at + interval 0 second is not null)),
     -- Not "in", to which trailing blanks are nothing.
     check (status like 'NEW' or status like 'SENT' or status like 'ERR'),
     check (retry_cnt >= 0),
