@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bento_outbox::publishers::MemoryPublisher;
 use bento_outbox::stores::{PostgresStore, Tables};
 use bento_outbox::{
-    Event, Outbox, Payload, Projector, ProjectorSettings, Publisher as _, Store as _, raise,
+    ErrorKind, Event, Outbox, Payload, Projector, ProjectorSettings, Publisher as _, Store as _,
+    raise,
 };
 use bento_outbox_conformance::servers::shared_postgres;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -126,4 +127,64 @@ async fn what_the_book_says_of_writers_is_enough_for_them() {
             && refused.contains("permission denied for"),
         "{refused}"
     );
+    let forbidden = poor.inspect().await.unwrap().forbidden;
+    for right in ["select on ", "outbox_migrations"] {
+        assert!(
+            forbidden.iter().any(|it| it.contains(right)),
+            "{forbidden:?}"
+        );
+    }
+}
+
+/// To whom row-level security shows no rows, an outbox is empty, and a relay would never find out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_would_silently_see_nothing_does_not_start() {
+    let database = shared_postgres().database().await;
+    let owner = PostgresStore::open(database.url(), Tables::default())
+        .await
+        .unwrap();
+    owner.migrate().await.unwrap();
+    Outbox::new(owner.clone())
+        .run(async |_| raise(Event::new("a", Payload::json("1")?)))
+        .await
+        .unwrap();
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    let role = format!("relay_{}", Uuid::now_v7().simple());
+    let sql = format!(
+        "create role {role} login; grant all on all tables in schema public to {role};
+         alter table outbox enable row level security"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+
+    let url = database.url().replace("//postgres@", &format!("//{role}@"));
+    let store = PostgresStore::open(&url, Tables::default()).await.unwrap();
+    let hidden = store.inspect().await.unwrap().hidden;
+    assert!(
+        hidden.len() == 1 && hidden[0].contains("outbox"),
+        "{hidden:?}"
+    );
+    let relay = |store: &PostgresStore| {
+        let (store, bus) = (
+            Arc::new(store.clone()),
+            Arc::new(MemoryPublisher::default()),
+        );
+        Projector::new(store, bus, ProjectorSettings::default())
+    };
+    let refused = relay(&store).run(std::future::pending()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidSetting);
+    assert!(
+        refused.to_string().contains("row-level security"),
+        "{refused}"
+    );
+
+    let bypass = format!("alter role {role} bypassrls");
+    sqlx::raw_sql(AssertSqlSafe(bypass))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let store = PostgresStore::open(&url, Tables::default()).await.unwrap();
+    assert_eq!(relay(&store).run_once().await.unwrap().sent, 1);
 }

@@ -16,6 +16,8 @@ pub struct Inspection {
     pub missing: Vec<String>,
     /// Rights on the tables that this user has not, as `update on outbox`.
     pub forbidden: Vec<String>,
+    /// Tables of which row-level security hides rows from this user.
+    pub hidden: Vec<String>,
     /// How long the oldest open transaction has been open, in seconds, where it keeps the database
     /// from cleaning up.
     pub oldest_transaction_seconds: Option<f64>,

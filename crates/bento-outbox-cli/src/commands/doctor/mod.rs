@@ -95,13 +95,21 @@ async fn check_database(settings: &Settings, findings: &mut Findings<'_>) -> usi
             return 0;
         }
     };
-    if let Err(error) = store.check().await {
-        let found = format!("{url}: {}", error.report());
-        findings.add("database", State::Broken, found, SEE_TO_IT);
+    let checked = store.check().await;
+    let asked = Timestamp::now();
+    let inspected = store.inspect().await;
+    if let Err(error) = checked {
+        let forbidden = inspected.map(|it| it.forbidden).unwrap_or_default();
+        match forbidden.is_empty() {
+            true => {
+                let found = format!("{url}: {}", error.report());
+                findings.add("database", State::Broken, found, SEE_TO_IT);
+            }
+            false => say_what_is_forbidden(&forbidden, findings),
+        }
         return 0;
     }
-    let asked = Timestamp::now();
-    let inspection = match store.inspect().await {
+    let inspection = match inspected {
         Ok(inspection) => inspection,
         Err(error) => {
             findings.add("database", State::Broken, error.report(), SEE_TO_IT);
@@ -135,8 +143,13 @@ fn check_server(url: &str, inspection: &Inspection, asked: Timestamp, findings: 
         findings.add("database", State::Broken, found, advice);
     }
     if !inspection.forbidden.is_empty() {
-        let found = format!("this user may not {}", inspection.forbidden.join(", "));
-        let advice = "grant these rights to the user of database_url";
+        say_what_is_forbidden(&inspection.forbidden, findings);
+    }
+    if !inspection.hidden.is_empty() {
+        let hidden = inspection.hidden.join(", ");
+        let found = format!("row-level security hides rows of {hidden} from this user");
+        let advice = "give the user of database_url `bypassrls`, or another user that has it: `run` refuses to start as one \
+                      that would silently see nothing";
         findings.add("database", State::Broken, found, advice);
     }
     for caution in &inspection.cautions {
@@ -174,6 +187,12 @@ fn check_server(url: &str, inspection: &Inspection, asked: Timestamp, findings: 
             "end it: until then the database keeps every row version, and claims read past them";
         findings.add("database", State::Warning, found, advice);
     }
+}
+
+fn say_what_is_forbidden(forbidden: &[String], findings: &mut Findings<'_>) {
+    let found = format!("this user may not {}", forbidden.join(", "));
+    let advice = "grant these rights to the user of database_url";
+    findings.add("database", State::Broken, found, advice);
 }
 
 /// Whether an event of the tenants of these settings could go out now.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::super::sql::{colliding, error};
 use super::PostgresStore;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lease, PARTITIONS, Relay};
 
 pub(super) async fn lease(
@@ -82,13 +82,24 @@ pub(super) async fn lease(
 /// Says that this relay lives, and how many partitions each of the live ones gets.
 async fn fair_share(store: &PostgresStore, relay: Uuid, scope: &str, term: i64) -> Result<i64> {
     let (leases, relays) = (store.helper("leases"), store.helper("relays"));
-    let runs: bool = sqlx::query_scalar(AssertSqlSafe(format!(
-        "select exists(select from {relays} where id = $1 and until > clock_timestamp())"
+    let (runs, hidden): (bool, Option<String>) = sqlx::query_as(AssertSqlSafe(format!(
+        "select exists(select from {relays} where id = $1 and until > clock_timestamp()),
+                (select min(name) from unnest($2::text[]) as name where row_security_active(name))"
     )))
     .bind(relay)
+    .bind(seen_whole(store))
     .fetch_one(&store.pool)
     .await
     .map_err(leasing)?;
+    if let Some(table) = hidden {
+        return Err(Error::new(
+            ErrorKind::InvalidSetting,
+            format!(
+                "database_url: row-level security hides rows of {table} from this user, so that a relay would \
+                 silently carry nothing; run it as a user that bypasses it (`alter role … bypassrls`)"
+            ),
+        ));
+    }
     sqlx::query(AssertSqlSafe(format!(
         "insert into {relays} (id, scope, until)
          values ($1, $2, clock_timestamp() + $3 * interval '1 millisecond')
@@ -137,6 +148,12 @@ async fn fair_share(store: &PostgresStore, relay: Uuid, scope: &str, term: i64) 
     .map_err(leasing)?;
     let of_this_scope = live.iter().filter(|other| *other == scope).count();
     Ok(Relay::fair_share(of_this_scope))
+}
+
+/// The tables of which a relay must see every row.
+pub(super) fn seen_whole(store: &PostgresStore) -> [String; 4] {
+    let [leases, relays, pauses] = ["leases", "relays", "pauses"].map(|name| store.helper(name));
+    [store.table().to_string(), leases, relays, pauses]
 }
 
 pub(super) async fn release(store: &PostgresStore, relay: &Relay) -> Result<()> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::super::sql::error;
 use super::claims::paused;
 use super::rows::{COLUMNS, get, record};
-use super::{PostgresStore, act};
+use super::{PostgresStore, act, leases};
 use crate::error::Result;
 use crate::inspection::{Inspection, LiveRelay};
 use crate::record::OutboxRecord;
@@ -54,6 +54,8 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
         (store.helper("commands"), &all),
         (store.helper("pauses"), &["SELECT", "INSERT", "DELETE"]),
         (store.helper("audit"), &["SELECT", "INSERT"]),
+        (store.helper("events"), &["SELECT"]),
+        (store.helper("migrations"), &["SELECT"]),
     ];
     let (tables, verbs): (Vec<&str>, Vec<&str>) = rights
         .iter()
@@ -81,7 +83,7 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
     .fetch_all(&store.pool)
     .await
     .map_err(looking)?;
-    let forbidden = sqlx::query_scalar(
+    let forbidden: Vec<String> = sqlx::query_scalar(
         "select lower(verb) || ' on ' || name from unnest($1::text[], $2::text[]) as rights(name, verb)
          where not has_table_privilege(name, verb)",
     )
@@ -90,6 +92,27 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
     .fetch_all(&store.pool)
     .await
     .map_err(looking)?;
+    let hidden = sqlx::query_scalar(
+        "select name from unnest($1::text[]) as name where row_security_active(name)",
+    )
+    .bind(leases::seen_whole(store))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(looking)?;
+    let mut inspection = Inspection {
+        server: Some(server),
+        clock: Some(Timestamp::clamped(clock.timestamp_micros())),
+        missing,
+        forbidden,
+        hidden,
+        oldest_transaction_seconds: oldest,
+        ..Inspection::default()
+    };
+    // Who may not see the relays is told so.
+    let may_see = |table: &str| !inspection.forbidden.contains(&format!("select on {table}"));
+    if !may_see(&leases) || !may_see(&relays) {
+        return Ok(inspection);
+    }
     let live: Vec<(Uuid, String, i64, DateTime<Utc>)> = sqlx::query_as(AssertSqlSafe(format!(
         "select r.id, r.scope, count(l.partition), r.until
          from {relays} r left join {leases} l on l.owner = r.id and l.until > clock_timestamp()
@@ -106,15 +129,8 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
             partitions: u32::try_from(partitions).unwrap_or(0),
             until: Timestamp::clamped(until.timestamp_micros()),
         });
-    Ok(Inspection {
-        server: Some(server),
-        clock: Some(Timestamp::clamped(clock.timestamp_micros())),
-        missing,
-        forbidden,
-        oldest_transaction_seconds: oldest,
-        relays: relays.collect(),
-        cautions: Vec::new(),
-    })
+    inspection.relays = relays.collect();
+    Ok(inspection)
 }
 
 pub(super) async fn status(store: &PostgresStore) -> Result<Vec<TenantStatus>> {
