@@ -56,6 +56,18 @@ impl Projector {
         // The clock is read before the question is sent: the answer may take its time.
         let asked = Instant::now();
         let leases = self.shared.store.lease(&self.shared.relay, term).await?;
+        let (took, deadline) = (asked.elapsed(), asked + term.mul_f64(TERM_USED));
+        if Instant::now() >= deadline
+            && let Some(times) = self.shared.notices.late.speak(1)
+        {
+            tracing::warn!(
+                ?took,
+                lease_ttl = ?term,
+                times,
+                "the database renews the leases so slowly that nothing can be published within them; \
+                 a longer lease_ttl lets it"
+            );
+        }
         let mut holding = self.holding();
         if leases.len() != holding.leases.len() {
             tracing::info!(held = leases.len(), of = PARTITIONS, "partitions leased");
@@ -64,7 +76,7 @@ impl Projector {
         holding.careful |= leases.iter().any(|lease| lease.from_the_dead);
         holding.leases = leases;
         holding.renew_at = asked + term.mul_f64(RENEW);
-        holding.deadline = asked + term.mul_f64(TERM_USED);
+        holding.deadline = deadline;
         Ok(())
     }
 

@@ -15,6 +15,8 @@ const REASONS_MAX: usize = 32;
 pub(super) struct Notices {
     /// Settlements that changed nothing.
     pub(super) fenced: Sparing,
+    /// Leases that were as good as over when they came.
+    pub(super) late: Sparing,
     dead: Sparing,
     /// The last of those, as the next line shows it.
     last: Mutex<Option<DeadLetter>>,
