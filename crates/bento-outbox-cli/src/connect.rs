@@ -68,6 +68,16 @@ pub(crate) async fn database_created(settings: &Settings) -> Result<Database> {
     open(settings, true).await
 }
 
+/// Whether `run` can use the URLs of the settings. Nobody is asked.
+///
+/// # Errors
+/// A URL that this program cannot use; exit code 2.
+pub(crate) async fn check(settings: &Settings) -> Result<()> {
+    bus(settings)?;
+    alert(settings)?;
+    database_created(settings).await.map(drop)
+}
+
 #[cfg_attr(
     not(feature = "sqlite"),
     expect(unused_variables, reason = "only SQLite has a file")

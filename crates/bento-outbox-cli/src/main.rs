@@ -122,7 +122,7 @@ fn executed(cli: Cli) -> Result<ExitCode> {
         Command::Health(command) => finish(command.run(Settings::load_to_ask(&flags)?)),
         Command::Bench(command) => finish(command.run(settings()?)),
         Command::Schema(command) => command.run(),
-        Command::Config(command) => command.run(&settings()?),
+        Command::Config(command) => finish(command.run(settings()?)),
         Command::Completions(command) => command.run(&mut Cli::command()),
         Command::Reference(command) => command.run(&Cli::command()),
     }

@@ -319,6 +319,22 @@ fn wrong_use_and_wrong_settings_exit_with_2() {
         config.code == Some(2) && config.stderr.starts_with("error: encryption_keys"),
         "{config:?}"
     );
+    for (name, url) in [
+        ("bus_url", "foo:"),
+        ("bus_url", "memory:"),
+        ("bus_url", "nats://h?nonsense=1"),
+        ("database_url", "oracle://h"),
+        ("database_url", "postgres://h/shop?sslmod=verify-full"),
+        ("database_url", "mysql://h/shop?sslmod=verify_ca"),
+        ("alert_url", "nats://h"),
+    ] {
+        let variable = format!("OUTBOX_{}", name.to_uppercase());
+        for command in [&["config"][..], &["run", "--once"]] {
+            let ran = place.run_with(command, &[(&variable, url)]);
+            assert_eq!(ran.code, Some(2), "{ran:?}");
+            assert!(ran.stderr.starts_with(&format!("error: {name}")), "{ran:?}");
+        }
+    }
     for (wrong, said) in [
         (
             &["replay", "--all", "--rate", "0"][..],

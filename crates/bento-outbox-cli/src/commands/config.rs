@@ -7,6 +7,7 @@ use clap::Args;
 use comfy_table::Table;
 use serde::ser::{Serialize, SerializeMap as _, SerializeStruct as _, Serializer};
 
+use crate::connect;
 use crate::failure::Result;
 use crate::settings::{self, Given, Origin, Route, Setting, Settings};
 use crate::terminal;
@@ -26,7 +27,8 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    pub(crate) fn run(self, settings: &Settings) -> Result<ExitCode> {
+    pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
+        let settings = &settings;
         if self.json {
             let json = serde_json::to_string(&InForce(settings)).unwrap_or_default();
             terminal::print(|out| writeln!(out, "{json}"))?;
@@ -46,6 +48,7 @@ impl Config {
         }
         // They are shown all the same, to see where it comes from.
         settings.refuse_unsupported()?;
+        connect::check(settings).await?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -30,9 +30,9 @@ use crate::terminal;
 /// Runs until SIGTERM or Ctrl-C, finishes what is in flight within shutdown_timeout and exits with 0;
 /// what could not be finished is left to other relays, and the exit code is 1. A second signal ends it
 /// at once. Many may run at the same time: they share the ordering keys, and take over from one that
-/// died when its lease_ttl is over. A bus or database that is away costs no event an attempt: the
-/// relay keeps trying. With --once it exits with 0 as soon as nothing is due anywhere, and with 1 if
-/// the bus is not there.
+/// died when its lease_ttl is over. A bus or database that goes away costs no event an attempt: the
+/// relay keeps trying. A database that is not there at the start ends it with 1. With --once it exits
+/// with 0 as soon as nothing is due anywhere, and with 1 if the bus is not there.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bento-outbox run --bus-url nats://localhost:4222

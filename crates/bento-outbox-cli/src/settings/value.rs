@@ -59,7 +59,7 @@ impl Kind {
                 must_be("a URL, such as sqlite://outbox.db or nats://host:4222")
             }
             Self::Identifier if !is_identifier(text) => {
-                must_be("1 to 48 of the characters a-z 0-9 _ beginning with a letter or _")
+                must_be("1 to 45 of the characters a-z 0-9 _ beginning with a letter or _")
             }
             Self::Topic => text.parse::<Topic>().map(|_| ()).map_err(|error| {
                 let what = error.to_string();

@@ -13,6 +13,8 @@ pub(crate) mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod tables;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod url_options;
 
 pub use memory::{MemoryConnection, MemoryStore, MemoryTransaction};
 #[cfg(feature = "mysql")]

@@ -4,7 +4,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The schema and name of the outbox table; its helpers are named after it (`outbox_events`).
 ///
-/// Both are 1 to 48 of the characters `a-z 0-9 _`, beginning with a letter or `_`: short enough
+/// Both are 1 to 45 of the characters `a-z 0-9 _`, beginning with a letter or `_`: short enough
 /// that no database cuts a derived name off, and nothing in them needs escaping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
@@ -20,7 +20,7 @@ impl Tables {
     pub fn new(schema: impl Into<String>, table: impl Into<String>) -> Result<Self> {
         let (schema, table) = (schema.into(), table.into());
         for (setting, name) in [("schema", &schema), ("table", &table)] {
-            let grammatical = (1..=48).contains(&name.len())
+            let grammatical = (1..=45).contains(&name.len())
                 && !name.starts_with(|c: char| c.is_ascii_digit())
                 && name
                     .bytes()
@@ -30,7 +30,7 @@ impl Tables {
                 return Err(Error::new(
                     ErrorKind::InvalidSetting,
                     format!(
-                        "{setting} {shown:?} is not 1 to 48 of the characters a-z 0-9 _ beginning with a letter or _"
+                        "{setting} {shown:?} is not 1 to 45 of the characters a-z 0-9 _ beginning with a letter or _"
                     ),
                 ));
             }
@@ -73,7 +73,7 @@ mod tests {
             "A",
             "é",
             "a\0",
-            &"x".repeat(49),
+            &"x".repeat(46),
         ] {
             let refused = Tables::new("public", name).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::InvalidSetting);

@@ -32,9 +32,9 @@ pub use self::transaction::MySqlTransaction;
 
 use self::migrate::MIGRATIONS;
 use self::transaction::Uncommitted;
-use super::Tables;
 use super::backlog::Backlog;
 use super::sql::{error, to_its_end};
+use super::{Tables, url_options};
 use crate::act::{Act, Audited};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -89,10 +89,11 @@ impl MySqlStore {
     /// sessions are strict and read committed data.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidSetting`] for a URL that is none, or that names no database where the
-    /// tables do not either; it is connected at the first use.
+    /// [`ErrorKind::InvalidSetting`] for a URL that is none or has an unknown option, or that names no
+    /// database where the tables do not either; it is connected at the first use.
     pub async fn open(url: &str, tables: Tables) -> Result<Self> {
         let refuse = |what: &str| Err(Error::new(ErrorKind::InvalidSetting, what));
+        url_options::check(url, &reach::OPTIONS)?;
         let Ok(options) = MySqlConnectOptions::from_str(url) else {
             return refuse("the URL is not one of MySQL");
         };

@@ -9,6 +9,24 @@ use tokio::time::timeout;
 use super::super::sql::error;
 use crate::error::{Error, ErrorKind, Result};
 
+/// The options of a URL that sqlx 0.9 knows.
+pub(super) const OPTIONS: [&str; 14] = [
+    "sslmode",
+    "ssl-mode",
+    "sslca",
+    "ssl-ca",
+    "charset",
+    "collation",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "socket",
+    "timezone",
+    "time-zone",
+];
+
 /// How long a server may take to let us in.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -26,9 +26,9 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::floor::Floor;
-use super::Tables;
 use super::backlog::Backlog;
 use super::sql::{Step, error, migrate_error, to_its_end};
+use super::{Tables, url_options};
 use crate::act::{Act, Audited};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -84,8 +84,10 @@ impl PostgresStore {
     /// Connects to `url` (`postgres://user:password@host/database`) with a pool of its own.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidSetting`] for a URL that is none; it is connected at the first use.
+    /// [`ErrorKind::InvalidSetting`] for a URL that is none, or has an unknown option; it is connected at the
+    /// first use.
     pub async fn open(url: &str, tables: Tables) -> Result<Self> {
+        url_options::check(url, &reach::OPTIONS)?;
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| {
                 Error::new(

@@ -9,6 +9,29 @@ use tokio::time::timeout;
 use super::super::sql::error;
 use crate::error::{Error, ErrorKind, Result};
 
+/// The options of a URL that sqlx 0.9 knows.
+pub(super) const OPTIONS: [&str; 19] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+    "options[",
+];
+
 /// How long a server may take to let us in.
 const PATIENCE: Duration = Duration::from_secs(5);
 
