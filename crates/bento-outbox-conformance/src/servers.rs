@@ -22,6 +22,7 @@ pub mod receiver;
 pub mod redis;
 mod workshop;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -45,7 +46,7 @@ pub use redis::{RedisServer, shared_redis};
 pub use rustix::process::Signal;
 
 /// How long a server may take to start or to stop: far more than it needs, since CI machines stall.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// How often a waiting harness looks again.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -181,7 +182,7 @@ impl<R: Recipe> Server<R> {
     ///
     /// # Panics
     ///
-    /// If it does not end within a minute, for example because it is paused.
+    /// If it does not end within three minutes, for example because it is paused.
     pub async fn stop(&self) {
         let inner = Arc::clone(&self.inner);
         off_runtime(move || inner.stop()).await;
@@ -370,7 +371,8 @@ fn signal_others(child: &Child, folder: &Path, signal: Signal) {
     }
 }
 
-/// A port on 127.0.0.1 on which nothing listens.
+/// A port on 127.0.0.1 on which nothing listens, and which this process was not given before: a server that is
+/// down for a while finds its port free when it comes back.
 ///
 /// It lies below the range from which the kernel serves `bind(0)` and outgoing connections. There,
 /// while a server is down, a client that keeps dialling its port would sooner or later be given
@@ -381,9 +383,14 @@ fn signal_others(child: &Child, folder: &Path, signal: Signal) {
 /// If a hundred ports in a row are taken.
 #[must_use]
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     (0..100)
         .map(|_| 15_000 + (Uuid::now_v7().as_u128() % 17_000) as u16)
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .find(|port| {
+            let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+            given.insert(*port)
+        })
         .expect("one of a hundred ports on 127.0.0.1 is free")
 }
 

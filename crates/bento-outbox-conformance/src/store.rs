@@ -195,8 +195,22 @@ macro_rules! __store_tests {
     };
 }
 
-/// So long a case waits for what must come: far more than it takes.
-const PATIENCE: Duration = Duration::from_secs(5);
+tokio::task_local! {
+    static PATIENCE: Duration;
+}
+
+/// So long a case waits for what must come: far more than it takes, however busy the machine is.
+fn patience() -> Duration {
+    PATIENCE
+        .try_with(|patience| *patience)
+        .unwrap_or(Duration::from_secs(60))
+}
+
+/// Runs a case that waits for nothing longer than this: a store that is known to be broken is not to be
+/// waited for.
+pub async fn impatient<T>(patience: Duration, case: impl Future<Output = T>) -> T {
+    PATIENCE.scope(patience, case).await
+}
 
 /// Why a case fails: said in one sentence by a panic.
 fn ok<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {

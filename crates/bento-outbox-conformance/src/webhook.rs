@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 /// How long the publisher under test has to wait for an answer.
-pub const DEADLINE: Duration = Duration::from_millis(500);
+pub const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Far longer than it may take to give up.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 macro_rules! answers {
     ($(#[$about:meta])+ $name:ident { $($(#[$doc:meta])+ $answer:ident,)+ }) => {

@@ -17,7 +17,7 @@ use crate::table::{Database, migrated};
 const BY: &str = "cli:anna@relay-1";
 
 /// So long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn letters(db: &Database) -> Vec<Uuid> {
     let found = db.store.events(&Filter::default(), &Page::default()).await;

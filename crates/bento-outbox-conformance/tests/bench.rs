@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// How long a benchmark of the smallest size may take, on a machine that stalls.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 const SMALL: &[&str] = &[
     "--rounds",

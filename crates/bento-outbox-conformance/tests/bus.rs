@@ -222,6 +222,9 @@ pub(crate) fn envelope(text: &str) -> Arrived {
     }
 }
 
+/// How long publishers that are to fail wait for an answer: longer than a busy machine takes to give one.
+pub(crate) const TIMEOUT: &str = "5s";
+
 type Case = for<'a> fn(&'a dyn Bus, &'a Capabilities) -> BoxFuture<'a, ()>;
 
 macro_rules! table {

@@ -31,7 +31,7 @@ use tokio::sync::Barrier;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use super::bus::envelope;
+use super::bus::{TIMEOUT, envelope};
 
 bus_suite!(http, fresh_http, HTTP);
 
@@ -70,7 +70,7 @@ fn signing(url: &str, secrets: WebhookSecrets) -> HttpPublisher {
 impl Bus for Http {
     fn publisher(&self) -> Box<dyn Publisher> {
         let url = self.proxy.url_of(&self.receiver.url());
-        Box::new(publisher(&format!("{url}?timeout=2s")))
+        Box::new(publisher(&format!("{url}?timeout={TIMEOUT}")))
     }
 
     fn publisher_to_nowhere(&self) -> Option<Box<dyn Publisher>> {
@@ -408,7 +408,7 @@ async fn as_many_requests_are_under_way_as_may_be_and_no_more() {
         let bus = publisher(&format!("{}{query}", script.url));
         let (one, two) = (records(0..width * 2), records(100..100 + width));
         let all = async { tokio::join!(bus.publish(&one), bus.publish(&two)) };
-        let (one, two) = timeout(Duration::from_secs(10), all).await.unwrap();
+        let (one, two) = timeout(Duration::from_secs(60), all).await.unwrap();
         assert!(
             one.iter()
                 .chain(&two)
@@ -420,12 +420,12 @@ async fn as_many_requests_are_under_way_as_may_be_and_no_more() {
 #[tokio::test]
 async fn what_is_asked_to_wait_waits_and_nothing_is_sent_meanwhile() {
     let script = Script::always(
-        "HTTP/1.1 429 Too Many Requests\r\nretry-after: 2\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\ncontent-length: 0\r\n\r\n",
     )
     .await;
     let bus = publisher(&format!("{}?concurrency=1", script.url));
     let outcomes = bus.publish(&records(0..4)).await;
-    let pause = Some(Duration::from_secs(2));
+    let pause = Some(Duration::from_secs(5));
     assert_eq!(class(&outcomes[0]), RejectionClass::Throttled(pause));
     for outcome in &outcomes[1..] {
         assert_eq!(class(outcome), RejectionClass::Unreachable);
@@ -434,7 +434,7 @@ async fn what_is_asked_to_wait_waits_and_nothing_is_sent_meanwhile() {
         bus.check().await.unwrap_err().class,
         RejectionClass::Unreachable
     );
-    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    tokio::time::sleep(Duration::from_millis(5_100)).await;
     bus.check().await.unwrap();
     let outcomes = bus.publish(&records(4..5)).await;
     assert_eq!(class(&outcomes[0]), RejectionClass::Throttled(pause));
@@ -494,8 +494,9 @@ async fn a_silent_endpoint_costs_one_deadline_and_not_one_for_each_event() {
     let bus = publisher(&format!("{}?timeout=1s&concurrency=2", script.url));
     let begun = Instant::now();
     let outcomes = bus.publish(&records(0..100)).await;
+    // One for each of them would be 50.
     assert!(
-        begun.elapsed() < Duration::from_secs(4),
+        begun.elapsed() < Duration::from_secs(25),
         "{:?}",
         begun.elapsed()
     );
@@ -514,7 +515,7 @@ async fn one_event_that_is_never_answered_does_not_keep_the_others() {
         OK.to_owned()
     })
     .await;
-    let bus = publisher(&format!("{}?timeout=2s&concurrency=2", script.url));
+    let bus = publisher(&format!("{}?timeout=5s&concurrency=2", script.url));
     let outcomes = bus.publish(&records(0..200)).await;
     for (number, outcome) in outcomes.iter().enumerate() {
         match number {
@@ -580,7 +581,7 @@ async fn an_endpoint_that_fails_is_told_from_an_event_that_it_cannot_take() {
         {
             break records;
         }
-        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert!(begun.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     for record in records {

@@ -28,7 +28,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::task::spawn_blocking;
 
 use self::gate::{Gate, Rules, certificate};
-use super::bus::envelope;
+use super::bus::{TIMEOUT, envelope};
 
 bus_suite!(kafka, fresh_kafka, KAFKA);
 
@@ -193,7 +193,7 @@ fn publisher(url: &str) -> KafkaPublisher {
 impl Bus for Kafka {
     fn publisher(&self) -> Box<dyn Publisher> {
         let url = self.proxy.url_of(&self.server.url());
-        Box::new(publisher(&format!("{url}?timeout=2s")))
+        Box::new(publisher(&format!("{url}?timeout={TIMEOUT}")))
     }
 
     fn publisher_to_nowhere(&self) -> Option<Box<dyn Publisher>> {
@@ -321,7 +321,7 @@ async fn is_there(url: &str, topic: &str) -> bool {
 #[tokio::test]
 async fn a_topic_that_appears_takes_events_and_one_that_goes_does_not() {
     let url = shared_kafka().url();
-    let bus = shared("timeout=1s");
+    let bus = shared("timeout=5s");
     let blocked = rejection(&bus, "comes").await;
     assert_eq!(blocked.class, RejectionClass::Blocked, "{blocked}");
     topic(&url, "comes", 1, &[]).await;
@@ -449,7 +449,7 @@ async fn doubtful(fault: impl FnOnce(&Proxy)) -> (KafkaServer, Proxy, KafkaPubli
     let (server, proxy) = KafkaServer::start_behind_proxy().await;
     topic(&server.url(), "a", 1, &[]).await;
     let url = proxy.url_of(&server.url());
-    let bus = publisher(&format!("{url}?timeout=2s"));
+    let bus = publisher(&format!("{url}?timeout=5s"));
     assert_eq!(bus.publish(&[record("a")]).await, [ACKED]);
     fault(&proxy);
     (server, proxy, bus)
@@ -466,7 +466,7 @@ async fn an_event_whose_acknowledgement_was_cut_off_is_there_once() {
 
 #[tokio::test]
 async fn a_late_acknowledgement_is_none() {
-    let late = |proxy: &Proxy| proxy.delay(Way::ToClient, Duration::from_secs(6));
+    let late = |proxy: &Proxy| proxy.delay(Way::ToClient, Duration::from_secs(15));
     let (server, proxy, bus) = doubtful(late).await;
     let batch = [record("a"), record("a")];
     for outcome in bus.publish(&batch).await {
@@ -494,7 +494,7 @@ async fn a_broker_that_lets_nobody_in_is_said_to() {
         ("bob:s3cret@", "sasl=scram-sha-512"),
     ] {
         let url = server.url().replace("://", &format!("://{user}"));
-        let bus = publisher(&format!("{url}?{query}&timeout=2s"));
+        let bus = publisher(&format!("{url}?{query}&timeout=6s"));
         let rejection = bus.check().await.unwrap_err();
         // Whoever says nothing is hung up on without a word.
         if !user.is_empty() {
@@ -516,7 +516,7 @@ async fn a_password_goes_in_as_it_is_and_a_wrong_one_does_not() {
     topic(&server.url(), "a", 1, &[]).await;
     let login = Some(("bob", "s3cr:et/ä"));
     let gate = Gate::before(&server, Rules { login, tls: None }).await;
-    let url = |user: &str| format!("kafka://{user}@127.0.0.1:{}?timeout=3s", gate.port);
+    let url = |user: &str| format!("kafka://{user}@127.0.0.1:{}?timeout=6s", gate.port);
     let bus = publisher(&url("bob:s3cr%3Aet%2F%C3%A4"));
     bus.check().await.unwrap();
     assert_eq!(bus.publish(&[record("a")]).await, [ACKED]);
@@ -557,7 +557,7 @@ async fn tls_is_verified_by_name_and_authority() {
         tls: Some(acceptor),
     };
     let gate = Gate::before(&server, rules).await;
-    let at = format!("bob:s3cret@127.0.0.1:{}?timeout=3s", gate.port);
+    let at = format!("bob:s3cret@127.0.0.1:{}?timeout=6s", gate.port);
     let bus = publisher(&format!("kafkas://{at}&ca={right}"));
     bus.check().await.unwrap();
     assert_eq!(bus.publish(&[record("a")]).await, [ACKED]);
@@ -570,7 +570,7 @@ async fn tls_is_verified_by_name_and_authority() {
         tls: Some(acceptor),
     };
     let elsewhere = Gate::before(&server, rules).await;
-    let there = format!("127.0.0.1:{}?timeout=3s", elsewhere.port);
+    let there = format!("127.0.0.1:{}?timeout=6s", elsewhere.port);
     for (url, class) in [
         (format!("kafkas://{at}&ca={other}"), RejectionClass::Config),
         (format!("kafkas://{at}"), RejectionClass::Config),

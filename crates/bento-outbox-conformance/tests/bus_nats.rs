@@ -18,7 +18,7 @@ use bento_outbox_conformance::servers::{NatsServer, free_port, shared_nats};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::bus::envelope;
+use super::bus::{TIMEOUT, envelope};
 
 bus_suite!(nats, fresh_nats, NATS);
 
@@ -70,7 +70,7 @@ fn publisher(url: &str) -> NatsPublisher {
 impl Bus for Nats {
     fn publisher(&self) -> Box<dyn Publisher> {
         let url = self.proxy.url_of(&self.server.url());
-        Box::new(publisher(&format!("{url}?timeout=2s")))
+        Box::new(publisher(&format!("{url}?timeout={TIMEOUT}")))
     }
 
     fn publisher_to_nowhere(&self) -> Option<Box<dyn Publisher>> {
@@ -221,7 +221,7 @@ async fn a_stream_that_would_lose_events_is_refused() {
         assert_eq!(rejection.class, RejectionClass::Config);
         assert!(rejection.reason.contains(reason), "{rejection}");
     }
-    let outcome = shared("timeout=300ms").publish(&[record("mute")]).await;
+    let outcome = shared("timeout=2s").publish(&[record("mute")]).await;
     assert!(
         matches!(outcome[..], [Outcome::Unknown { .. }]),
         "{outcome:?}"
@@ -308,12 +308,12 @@ async fn a_wrong_password_is_said_and_not_shown() {
 async fn a_subject_without_permission_is_said_at_once() {
     let (_server, address) = guarded().await;
     let bus = publisher(&format!(
-        "nats://bob:s3cr%3Aet@{address}?stream=MAY&create=true&subjects=may.%3E,not"
+        "nats://bob:s3cr%3Aet@{address}?stream=MAY&create=true&subjects=may.%3E,not&timeout=120s"
     ));
     let batch = [record("may.a"), record("not"), record("may.b")];
     let started = tokio::time::Instant::now();
     let outcomes = bus.publish(&batch).await;
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(60));
     assert_eq!([&outcomes[0], &outcomes[2]], [&Outcome::Acked; 2]);
     let Outcome::Rejected(rejection) = &outcomes[1] else {
         panic!("{outcomes:?}");

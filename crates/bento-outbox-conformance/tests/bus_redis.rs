@@ -18,7 +18,7 @@ use bento_outbox_conformance::faults::{Proxy, Way};
 use bento_outbox_conformance::servers::{RedisServer, free_port, shared_redis};
 use url::Url;
 
-use super::bus::envelope;
+use super::bus::{TIMEOUT, envelope};
 
 bus_suite!(redis, fresh_redis, REDIS);
 
@@ -53,7 +53,7 @@ fn publisher(url: &str) -> RedisPublisher {
 impl Bus for Redis {
     fn publisher(&self) -> Box<dyn Publisher> {
         let url = self.proxy.url_of(&self.server.url());
-        Box::new(publisher(&format!("{url}?timeout=2s")))
+        Box::new(publisher(&format!("{url}?timeout={TIMEOUT}")))
     }
 
     fn publisher_to_nowhere(&self) -> Option<Box<dyn Publisher>> {

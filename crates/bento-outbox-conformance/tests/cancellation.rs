@@ -74,7 +74,7 @@ macro_rules! orders {
                 let proxy = Proxy::before(database.url()).await;
                 let pool = $pool()
                     .max_connections(1)
-                    .acquire_timeout(Duration::from_secs(20))
+                    .acquire_timeout(LONG)
                     .connect(&proxy.url_of(database.url()))
                     .await
                     .unwrap();
@@ -190,11 +190,12 @@ impl<S: Orders> Slow<S> {
 
 const AT_ONCE: &str = "select count(*) from orders where id = -1";
 
+/// Longer than anything takes on a slow connection and a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+
 /// From before the first answer to after the last: a unit of work here takes about 25 ms.
 fn delays() -> impl Iterator<Item = Duration> {
-    (0..45)
-        .map(Duration::from_millis)
-        .chain([Duration::from_secs(20)])
+    (0..45).map(Duration::from_millis).chain([LONG])
 }
 
 fn event() -> Event {
@@ -365,11 +366,7 @@ async fn the_relays_futures_may_be_dropped_too<S: Orders>() {
     for _ in 0..40 {
         place().await;
     }
-    let few = || {
-        (0..12)
-            .map(|n| Duration::from_millis(n * 2))
-            .chain([Duration::from_secs(20)])
-    };
+    let few = || (0..12).map(|n| Duration::from_millis(n * 2)).chain([LONG]);
     let look = async |_| slow.sound().await;
     cancel_after_each(
         few(),

@@ -20,18 +20,21 @@ use rustix::process::{Pid, kill_process};
 use self::checker::Verdict;
 use self::nemesis::Nemesis;
 
-/// How long partitions and births are leased: short, so that take-overs happen often.
+/// How long partitions and births are leased, and a bus is waited for: short, so that take-overs happen often.
 const LEASE: Duration = Duration::from_secs(2);
+
+/// The same where nothing is to happen: a machine that keeps a process from running for seconds is a fault as well.
+const LONG_LEASE: Duration = Duration::from_secs(60);
 
 /// The most events that one process has under way: a relay's batch, or a writer's slots.
 const IN_FLIGHT: usize = 50;
 
 /// So long what was committed may take to arrive once all is well again.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_loses_invents_and_inverts_nothing() {
-    World::start(Database::Postgres)
+    World::start(Database::Postgres, LEASE)
         .await
         .suffer(Duration::from_secs(24), 1)
         .await;
@@ -39,7 +42,7 @@ async fn postgres_loses_invents_and_inverts_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mysql_loses_invents_and_inverts_nothing() {
-    World::start(Database::Mysql)
+    World::start(Database::Mysql, LEASE)
         .await
         .suffer(Duration::from_secs(24), 3)
         .await;
@@ -47,7 +50,7 @@ async fn mysql_loses_invents_and_inverts_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_loses_invents_and_inverts_nothing() {
-    World::start(Database::Sqlite)
+    World::start(Database::Sqlite, LEASE)
         .await
         .suffer(Duration::from_secs(14), 2)
         .await;
@@ -55,7 +58,7 @@ async fn sqlite_loses_invents_and_inverts_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_faults_each_event_comes_once() {
-    let verdict = World::start(Database::Postgres)
+    let verdict = World::start(Database::Postgres, LONG_LEASE)
         .await
         .live(Duration::from_secs(4))
         .await;
@@ -79,7 +82,7 @@ async fn long() {
         _ => vec![Database::Postgres, Database::Mysql, Database::Sqlite],
     };
     for database in databases {
-        World::start(database)
+        World::start(database, LEASE)
             .await
             .suffer(Duration::from_secs(60 * minutes), seed)
             .await;
@@ -139,6 +142,7 @@ impl Server {
 /// Everything that takes part.
 struct World {
     kind: Database,
+    lease: Duration,
     server: Server,
     nats: NatsServer,
     to_database: Option<Proxy>,
@@ -152,7 +156,7 @@ struct World {
 }
 
 impl World {
-    async fn start(kind: Database) -> Self {
+    async fn start(kind: Database, lease: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let nats = NatsServer::start().await;
         let to_bus = Proxy::before(&nats.url()).await;
@@ -192,6 +196,7 @@ impl World {
         };
         let mut world = Self {
             kind,
+            lease,
             server,
             nats,
             to_database,
@@ -241,7 +246,7 @@ impl World {
         self.restart_the_fallen();
         tokio::time::sleep(time).await;
         for writer in self.writers.iter_mut().flatten() {
-            writer.finish();
+            assert!(writer.finish(), "a writing service did not end");
         }
         let patience = Instant::now() + PATIENCE;
         while checker::unsent(self.kind, &self.database_url).await > 0 {
@@ -256,7 +261,7 @@ impl World {
         for relay in self.relays.iter_mut().flatten() {
             relay.signal(Signal::TERM);
             assert!(
-                relay.wait(Duration::from_secs(35)),
+                relay.wait(PATIENCE),
                 "a relay did not end\n{}",
                 self.folder.path().display()
             );
@@ -287,10 +292,8 @@ impl World {
                         "--nocapture",
                     ])
                     .env("CHAOS_DATABASE_URL", self.url_for_processes())
-                    .env(
-                        "CHAOS_BUS_URL",
-                        format!("{}?timeout=2s", self.to_bus.url_of(&self.nats.url())),
-                    )
+                    .env("CHAOS_BUS_URL", self.bus_url())
+                    .env("CHAOS_LEASE_SECONDS", self.lease.as_secs().to_string())
                     .env("CHAOS_SEED", self.started.to_string());
                 self.writers[at] = Some(self.process("writer", command));
             }
@@ -329,15 +332,17 @@ impl World {
         command
             .current_dir(self.folder.path())
             .env("OUTBOX_DATABASE_URL", self.url_for_processes())
-            .env(
-                "OUTBOX_BUS_URL",
-                format!("{}?timeout=2s", self.to_bus.url_of(&self.nats.url())),
-            )
-            .env("OUTBOX_LEASE_TTL", format!("{}s", LEASE.as_secs()))
+            .env("OUTBOX_BUS_URL", self.bus_url())
+            .env("OUTBOX_LEASE_TTL", format!("{}s", self.lease.as_secs()))
             .env("OUTBOX_BATCH_SIZE", IN_FLIGHT.to_string())
             .env("OUTBOX_RETRY_MULTIPLIER", "50ms")
             .env("OUTBOX_ADMIN_ADDR", "off");
         command
+    }
+
+    fn bus_url(&self) -> String {
+        let url = self.to_bus.url_of(&self.nats.url());
+        format!("{url}?timeout={}s", self.lease.as_secs())
     }
 
     fn url_for_processes(&self) -> String {
@@ -381,10 +386,11 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Tells a writing service to end in order, by the end of its standard input.
-    fn finish(&mut self) {
+    /// Tells a writing service to end in order, by the end of its standard input; says whether it did. A commit in
+    /// doubt takes it half a minute.
+    fn finish(&mut self) -> bool {
         drop(self.child.stdin.take());
-        self.wait(Duration::from_secs(20));
+        self.wait(PATIENCE)
     }
 
     fn wait(&mut self, patience: Duration) -> bool {

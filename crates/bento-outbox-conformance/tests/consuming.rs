@@ -51,7 +51,7 @@ const KILLS: usize = 6;
 const ON_THE_WAY: Duration = Duration::from_millis(40);
 
 /// So long everything may take: messages of the dead come again after some seconds.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_consumers_of_one_jetstream_are_killed_and_bill_each_order_once() {

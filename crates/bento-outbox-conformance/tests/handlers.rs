@@ -209,7 +209,7 @@ async fn units_of_work_run_in_handlers_and_spawned_tasks() {
         let (mut a, mut b) = (Order { id: 5 }, Order { id: 6 });
         tokio::join!(shop.place(&mut a, &[]), shop.place(&mut b, &[]))
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(20), assert_send(two_at_once));
+    let in_time = tokio::time::timeout(Duration::from_secs(120), assert_send(two_at_once));
     let (a, b) = in_time.await.unwrap();
     assert_eq!((a.unwrap(), b.unwrap()), (1, 1));
     tokio::spawn(async move { generic(Outbox::new(MemoryStore::default()), "any").await })

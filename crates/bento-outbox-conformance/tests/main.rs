@@ -23,6 +23,7 @@ mod floor;
 mod full;
 mod gullible;
 mod handlers;
+mod hints;
 mod migrations;
 mod model;
 mod mutants_store;

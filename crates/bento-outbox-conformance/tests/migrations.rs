@@ -16,7 +16,7 @@ use crate::table::{Database, Sql, empty, migrated};
 pub(crate) const VERSIONS: [i64; 3] = [1, 2, 3];
 
 /// So long a migration may wait for another one.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The error of a store whose tables do not fit, which says all of `words`.
 fn refused<T: std::fmt::Debug>(result: Result<T>, words: &[&str]) {

@@ -13,6 +13,9 @@ use tokio::task::{JoinSet, LocalSet};
 /// A case that did not end by then proves nothing: it may be the machine that is slow.
 const CASE_MAX: Duration = Duration::from_secs(10);
 
+/// So long a case waits in vain for what a mutant does not do. The sound store has as long as any other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// These take long: they are for mutants that no other case notices, and for one mutant each that
 /// shows what they are for.
 const LONG: [(&str, Fault); 3] = [
@@ -149,7 +152,13 @@ fn failed_of(cases: Vec<&Case>, fault: Option<Fault>, case_max: Duration) -> Vec
     LocalSet::new().block_on(&runtime, async {
         let mut running = JoinSet::new();
         for case in cases {
-            let done = (case.run)(MutantStore::new(fault));
+            let run = (case.run)(MutantStore::new(fault));
+            let done = async move {
+                match fault {
+                    Some(_) => store::impatient(PATIENCE, run).await,
+                    None => run.await,
+                }
+            };
             let name = case.name;
             running.spawn_local(async move {
                 let run = tokio::task::spawn_local(tokio::time::timeout(case_max, done));

@@ -18,10 +18,11 @@ use bento_outbox_conformance::faults::Proxy;
 use bento_outbox_conformance::servers::{MariaDbDatabase, MariaDbServer, shared_mariadb};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, MySqlPool};
+use tokio::sync::Barrier;
 use uuid::Uuid;
 
 /// So long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn event() -> Event {
     Event::new("order.placed", Payload::json("1").unwrap())
@@ -260,13 +261,15 @@ async fn units_at_repeatable_read_and_relays_bear_each_others_deadlocks() {
         .await
         .unwrap();
     let outbox = Outbox::new(store.clone()).isolation(Isolation::RepeatableRead);
+    // All have locked the gap of the empty table before any of them writes into it.
+    let met = Arc::new(Barrier::new(4));
     let writers: Vec<_> = (0..4)
         .map(|writer| {
-            let outbox = outbox.clone();
+            let (outbox, met) = (outbox.clone(), met.clone());
             tokio::spawn(async move {
-                let mut conflicts = 0;
-                for n in 0..25 {
-                    conflicts += place_behind_a_gap(&outbox, (writer + n) % 5 * 10).await;
+                let mut conflicts = place_behind_a_gap(&outbox, writer * 10, Some(&met)).await;
+                for n in 1..25 {
+                    conflicts += place_behind_a_gap(&outbox, (writer + n) % 5 * 10, None).await;
                 }
                 conflicts
             })
@@ -310,12 +313,20 @@ async fn units_at_repeatable_read_and_relays_bear_each_others_deadlocks() {
 }
 
 /// Places an order of a customer, whose other orders are locked together with the gaps between them,
-/// until that succeeds; answers how often it had to give way.
-async fn place_behind_a_gap(outbox: &Outbox<MySqlStore>, customer: u32) -> u32 {
+/// until that succeeds; answers how often it had to give way. With the gap locked it waits for those whom it
+/// is to meet, the first time.
+async fn place_behind_a_gap(
+    outbox: &Outbox<MySqlStore>,
+    customer: u32,
+    met: Option<&Barrier>,
+) -> u32 {
     for conflicts in 0.. {
         let placed = outbox.run(async |uow| {
             let orders = "select count(*) from orders where customer = ? for update";
             sqlx::query(orders).bind(customer).execute(uow.tx()).await?;
+            if let (0, Some(met)) = (conflicts, met) {
+                met.wait().await;
+            }
             let order = "insert into orders (customer) values (?)";
             sqlx::query(order).bind(customer).execute(uow.tx()).await?;
             raise(of(&customer.to_string()))?;
@@ -343,7 +354,8 @@ async fn a_lease_is_not_taken_while_somebody_settles_under_it() {
         outbox.run(async |_| raise(event.clone())).await.unwrap();
     }
     let (old, heir) = (Relay::new(None), Relay::new(None));
-    let leases = store.lease(&old, Duration::from_millis(300)).await.unwrap();
+    let term = Duration::from_millis(300);
+    let leases = store.lease(&old, term).await.unwrap();
     let settle = {
         let (store, old) = (store.clone(), old.clone());
         async move |ids: Vec<Uuid>| {
@@ -374,7 +386,15 @@ async fn a_lease_is_not_taken_while_somebody_settles_under_it() {
         let (settle, ids) = (settle.clone(), vec![free.id, locked.id]);
         tokio::spawn(async move { settle(ids).await })
     };
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // It has the leases before it waits for the row.
+    let has_leases = async {
+        let leases = "select `partition` from outbox_leases for update nowait";
+        while sqlx::raw_sql(leases).execute(&pool).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, has_leases).await.unwrap();
+    tokio::time::sleep(term + Duration::from_millis(200)).await;
     assert!(!under_way.is_finished());
     let taken = store.lease(&heir, PATIENCE).await.unwrap();
     assert_eq!(taken.len(), 0, "the leases have run out, and are in use");
@@ -488,7 +508,7 @@ async fn a_killed_server_loses_no_commit_and_keeps_no_half() {
     while commits.load(Ordering::Relaxed) < 100 {
         assert!(
             begun.elapsed() < PATIENCE,
-            "100 units of work take a minute"
+            "100 units of work take for ever"
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

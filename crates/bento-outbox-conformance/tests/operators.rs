@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::bus_nats::stream;
 
 /// How long a command may take: far more than it needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 fn program(database: &str, arguments: &[&str]) -> Command {
     let this = std::env::current_exe().unwrap();

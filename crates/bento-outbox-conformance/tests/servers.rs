@@ -17,7 +17,7 @@ use tokio::time::timeout;
 /// So long a test watches that nothing happens.
 const SILENCE: Duration = Duration::from_millis(300);
 /// So long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[tokio::test]
 async fn each_database_of_the_shared_postgres_is_its_own() {

@@ -78,7 +78,7 @@ async fn run(folder: &Path, trusts: Option<String>, arguments: &[&str], input: S
         .current_dir(folder)
         .stdin(input)
         .kill_on_drop(true);
-    let ended = timeout(Duration::from_secs(120), command.output()).await;
+    let ended = timeout(Duration::from_secs(300), command.output()).await;
     ended.expect("the program does not end").unwrap()
 }
 

@@ -4,9 +4,10 @@ mod breaker;
 mod place;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use self::place::Place;
 use crate::event::Event;
@@ -124,7 +125,7 @@ impl MessageBus {
         if !matches!(class, RejectionClass::Unreachable | RejectionClass::Config) {
             return Rejection { class, reason }.into();
         }
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         let class = match self.places.iter().any(|place| place.breaker().takes(now)) {
             true => RejectionClass::Throttled(Some(place.breaker().pause(now).max(PAUSE_MIN))),
             false => RejectionClass::Unreachable,
@@ -364,7 +365,7 @@ mod tests {
         assert_eq!(bus.publish(&batch(&["order.a"])).await, [Outcome::Acked]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_destination_that_is_away_delays_only_its_own_and_is_probed_with_one_of_them() {
         let folder = tempfile::tempdir().unwrap();
         let memory = MemoryPublisher::default();
@@ -402,7 +403,7 @@ mod tests {
         assert_eq!(arrived.lines().count(), 2);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn only_when_none_can_be_tried_the_bus_is_unreachable() {
         let folder = tempfile::tempdir().unwrap();
         let (one, two) = (file("one", folder.path()), file("two", folder.path()));
@@ -454,7 +455,7 @@ mod tests {
         bus
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_long_for_a_destination_that_was_away_and_is_silent_now() {
         let bus = bus(
             &destination("main", MemoryPublisher::default()),

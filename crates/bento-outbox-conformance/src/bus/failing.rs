@@ -168,7 +168,7 @@ pub async fn a_late_answer_is_of_no_other_event(bus: &dyn Bus, can: &Capabilitie
 }
 
 /// Later than the publishers of the list wait for an answer.
-const LATE: Duration = Duration::from_secs(3);
+const LATE: Duration = Duration::from_secs(7);
 
 /// The bus may have it: neither sent nor refused, and sent again under the same id.
 pub async fn a_lost_answer_is_unknown_and_the_repetition_is_acknowledged(

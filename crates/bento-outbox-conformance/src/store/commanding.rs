@@ -97,7 +97,7 @@ pub async fn a_second_call_waits_for_the_first<S: TransactionalStore>(store: S) 
         assert_eq!(ok(first.await).is_err(), fails, "{key}");
         let mut answers = BTreeSet::new();
         for other in others {
-            answers.insert(ok(ok(ok(tokio::time::timeout(PATIENCE, other).await))));
+            answers.insert(ok(ok(ok(tokio::time::timeout(patience(), other).await))));
         }
         assert_eq!(answers.len(), 1, "{key}: {answers:?}");
         assert_eq!(answers.contains(&0), !fails, "{key}");

@@ -1,7 +1,10 @@
 //! Partition leases: who carries what, and who may write.
 
+use std::time::Instant;
+
 use bento_outbox::{ErrorKind, PARTITIONS};
 
+use super::settling::CLOCK_GRAIN;
 use super::*;
 
 async fn lease(store: &dyn Store, relay: &Relay, term: Duration) -> Vec<Lease> {
@@ -57,16 +60,21 @@ pub async fn partitions_are_shared_fairly<S: TransactionalStore>(store: S) {
 /// A lease ends when its term has passed by the database's clock, and not before.
 pub async fn a_lease_runs_out_by_the_databases_clock<S: TransactionalStore>(store: S) {
     let (dead, heir) = (Relay::new(None), Relay::new(None));
-    let had = lease(&store, &dead, Duration::from_millis(700)).await;
-    assert_eq!(lease(&store, &heir, LONG).await.len(), 0);
-    let patience = Timestamp::now().after(PATIENCE);
+    let (term, begun) = (Duration::from_millis(700), Instant::now());
+    let had = lease(&store, &dead, term).await;
+    let deadline = Timestamp::now().after(patience());
     let inherited = loop {
         let leases = lease(&store, &heir, LONG).await;
+        assert!(
+            leases.is_empty() || begun.elapsed() + CLOCK_GRAIN >= term,
+            "{} were taken before their time",
+            leases.len()
+        );
         if leases.len() == usize::from(PARTITIONS) {
             break leases;
         }
         assert!(
-            Timestamp::now() < patience,
+            Timestamp::now() < deadline,
             "the leases of the dead do not run out"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -88,12 +96,14 @@ pub async fn a_lease_runs_out_by_the_databases_clock<S: TransactionalStore>(stor
 pub async fn a_stale_relay_changes_nothing<S: TransactionalStore>(store: S) {
     let ids = commit(&store, [event("a", 1), unordered(2)]).await;
     let stale = Relay::new(None);
-    let old = lease(&store, &stale, Duration::from_millis(500)).await;
+    // Long enough for what it does while it holds them.
+    let term = Duration::from_secs(2);
+    let old = lease(&store, &stale, term).await;
     assert_eq!(
         ask(&store, &stale, &old, &everything()).await.records.len(),
         2
     );
-    tokio::time::sleep(Duration::from_millis(550)).await;
+    tokio::time::sleep(term + CLOCK_GRAIN).await;
     let heir = Relay::new(None);
     let new = lease(&store, &heir, LONG).await;
     assert_eq!(new.len(), usize::from(PARTITIONS));

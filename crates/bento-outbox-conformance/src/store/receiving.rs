@@ -140,7 +140,7 @@ pub async fn a_second_delivery_waits_for_the_first<S: TransactionalStore>(store:
             true => drop(ok(uow.commit().await)),
             false => ok(uow.rollback().await),
         }
-        let second = ok(tokio::time::timeout(PATIENCE, second).await);
+        let second = ok(tokio::time::timeout(patience(), second).await);
         assert_eq!(ok(second), !commits);
     }
     assert_eq!(effects(&store).await, 1);
@@ -173,7 +173,7 @@ pub async fn of_those_that_wait_one_goes_on<S: TransactionalStore>(store: S) {
     assert!(ok(failing.await).is_err());
     let mut first = 0;
     for one in waiting {
-        first += usize::from(ok(ok(tokio::time::timeout(PATIENCE, one).await)));
+        first += usize::from(ok(ok(tokio::time::timeout(patience(), one).await)));
     }
     assert_eq!((first, effects(&store).await), (1, 1));
 }

@@ -284,6 +284,6 @@ pub async fn a_replay_waits_for_its_bus_and_stops_when_told_to<S: TransactionalS
     let away = Bus::new(|_, _| Outcome::rejected(RejectionClass::Unreachable, "away"));
     let soon = tokio::time::sleep(Duration::from_millis(30));
     let stopped = replay(shared, away, quick(), |_| {}, soon);
-    let stopped = tokio::time::timeout(PATIENCE, stopped).await;
+    let stopped = tokio::time::timeout(patience(), stopped).await;
     assert_eq!(ok(stopped).end, ReplayEnd::Stopped);
 }

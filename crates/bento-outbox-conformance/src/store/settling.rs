@@ -9,7 +9,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// So soon that a case can wait for it.
 const SOON: Duration = Duration::from_millis(300);
 /// What a database may round a time by.
-const CLOCK_GRAIN: Duration = Duration::from_millis(5);
+pub(super) const CLOCK_GRAIN: Duration = Duration::from_millis(5);
 
 /// A claim reads no more than asked, in order, of the asked tenants.
 pub async fn a_claim_is_bounded_ordered_and_of_the_asked_tenants<S: TransactionalStore>(store: S) {
@@ -148,14 +148,10 @@ pub async fn what_has_failed_leaves_room<S: TransactionalStore>(store: S) {
 /// A record that has waited for its time is not read before an earlier one of its key, although
 /// there is room for what has waited and none for the earlier one.
 pub async fn nothing_goes_past_what_found_no_room<S: TransactionalStore>(store: S) {
-    let soon = Event {
-        available_at: Some(Timestamp::now().after(SOON)),
-        ..event("a", 9)
-    };
-    let id = soon.id;
-    let events = (0..4).map(unordered).chain([event("a", 8), soon]);
-    commit(&store, events).await;
-    tokio::time::sleep(2 * SOON).await;
+    let events = (0..4).map(unordered).chain([event("a", 8), event("a", 9)]);
+    let id = commit(&store, events).await[5];
+    settle(&store, id, retry(Duration::from_millis(1))).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     let two = Ask {
         limit: 2,
         ..everything()
@@ -501,19 +497,19 @@ pub async fn a_hint_wakes_who_waits<S: TransactionalStore>(store: S) {
     let early = tokio::time::timeout(Duration::from_millis(100), &mut waiting).await;
     assert!(early.is_err(), "woken for nothing");
     commit(&store, [event("a", 1)]).await;
-    ok(ok(tokio::time::timeout(PATIENCE, waiting).await));
+    ok(ok(tokio::time::timeout(patience(), waiting).await));
 }
 
 /// Waits until all of these are read, and nothing else, in this order.
 async fn until(store: &dyn Store, ids: &[Uuid]) {
-    let patience = Timestamp::now().after(PATIENCE);
+    let deadline = Timestamp::now().after(patience());
     loop {
         let claimed: Vec<Uuid> = claimed_in_turn(store).await;
         if claimed == ids {
             return;
         }
         assert!(
-            Timestamp::now() < patience,
+            Timestamp::now() < deadline,
             "claimed {claimed:?}, expected {ids:?}"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;

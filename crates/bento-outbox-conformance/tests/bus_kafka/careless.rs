@@ -37,7 +37,7 @@ struct CarelessPublisher {
     care: Care,
 }
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[async_trait]
 impl Publisher for CarelessPublisher {

@@ -214,7 +214,7 @@ async fn a_user_who_may_not_is_told_what_to_grant() {
 #[tokio::test]
 async fn a_payload_over_a_limit_that_is_not_known_is_refused_for_good_in_the_end() {
     let (server, address) = guarded().await;
-    let bus = publisher(&format!("redis://plain:s3cr%3Aet@{address}?timeout=3s"));
+    let bus = publisher(&format!("redis://plain:s3cr%3Aet@{address}?timeout=5s"));
     let mut left = vec![record("may.a"), large("may.b", 2_000_000), record("may.c")];
     let bad = left[1].id;
     let mut refused = None;
@@ -267,7 +267,7 @@ async fn an_event_is_sent_when_as_many_replicas_have_it_as_wanted() {
     let (primary, replica) = tokio::join!(RedisServer::start(), RedisServer::start());
     let port = primary.port().to_string();
     tell(&replica, &["REPLICAOF", "127.0.0.1", &port]);
-    let bus = publisher(&format!("{}?wait_replicas=1&timeout=2s", primary.url()));
+    let bus = publisher(&format!("{}?wait_replicas=1&timeout=5s", primary.url()));
     let replicated = async {
         while bus.publish(&[record("a")]).await != [Outcome::Acked] {
             sleep(Duration::from_millis(50)).await;
@@ -326,10 +326,10 @@ async fn a_late_answer_is_of_no_other_event() {
     tell(shared_redis(), &["SET", "late-bad", "no stream"]);
     let proxy = Proxy::before(&shared_redis().url()).await;
     let url = proxy.url_of(&shared_redis().url());
-    let bus = publisher(&format!("{url}?timeout=500ms"));
+    let bus = publisher(&format!("{url}?timeout=3s"));
     assert_eq!(bus.publish(&[record("late")]).await, [Outcome::Acked]);
     for _ in 0..3 {
-        proxy.delay(Way::ToClient, Duration::from_millis(700));
+        proxy.delay(Way::ToClient, Duration::from_secs(4));
         for outcome in bus.publish(&[record("late"), record("late")]).await {
             assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
         }

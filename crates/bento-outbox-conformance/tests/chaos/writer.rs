@@ -12,7 +12,7 @@ use bento_outbox::{Aggregate, CloudEvents, Event, ImmediateSettings, Outbox, Pay
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{IN_FLIGHT, LEASE};
+use super::IN_FLIGHT;
 
 /// Few enough that units of work meet on them.
 const KEYS: u32 = 20;
@@ -38,7 +38,7 @@ pub(super) fn serve() {
         let topic: Topic = "{type}".parse().unwrap();
         let bus = Arc::new(NatsPublisher::new(&bus, topic, CloudEvents::default()).unwrap());
         let immediate = ImmediateSettings {
-            lease_term: LEASE,
+            lease_term: Duration::from_secs(env("CHAOS_LEASE_SECONDS").parse().unwrap()),
             slots: u32::try_from(IN_FLIGHT).unwrap(),
             multiplier: Duration::from_millis(50),
             ..ImmediateSettings::default()

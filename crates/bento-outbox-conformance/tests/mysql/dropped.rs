@@ -10,19 +10,21 @@ use sqlx::MySqlPool;
 use sqlx::mysql::MySqlPoolOptions;
 use tokio::time::timeout;
 
-/// So long a connection is waited for: it was given back, so it is there at once or never.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// So long a connection is waited for that is lost, and one that is not: it was given back, so it is there
+/// at once or never.
+const BRIEF: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether the one connection of a pool is not to be had any more, when the statement of a read that names
 /// all columns was dropped at some moment while its answer came in pieces.
-async fn loses_its_connection(options: fn() -> MySqlPoolOptions) -> bool {
+async fn loses_its_connection(options: fn() -> MySqlPoolOptions, patience: Duration) -> bool {
     let database = shared_mariadb().database().await;
     let direct = MySqlStore::open(database.url(), Default::default());
     direct.await.unwrap().migrate().await.unwrap();
     let proxy = Proxy::before(database.url()).await;
     let url = proxy.url_of(database.url());
     let connect = async || {
-        let pool = options().max_connections(1).acquire_timeout(PATIENCE);
+        let pool = options().max_connections(1).acquire_timeout(patience);
         let pool = pool.connect(&url).await.unwrap();
         proxy.segments(Way::ToClient, 64);
         proxy.delay(Way::ToClient, Duration::from_millis(1));
@@ -45,8 +47,8 @@ async fn loses_its_connection(options: fn() -> MySqlPoolOptions) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_of_our_options_gets_each_connection_back() {
     assert!(
-        loses_its_connection(MySqlPoolOptions::new).await,
+        loses_its_connection(MySqlPoolOptions::new, BRIEF).await,
         "sqlx keeps its place now: the options are of no use any more"
     );
-    assert!(!loses_its_connection(MySqlStore::pool_options).await);
+    assert!(!loses_its_connection(MySqlStore::pool_options, PATIENCE).await);
 }

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Destination;
 use super::breaker::{Breaker, Change, Leave, News, Ticket};
@@ -34,7 +36,7 @@ impl Place {
     /// Publishes, and remembers whether anything was taken.
     pub(super) async fn send(&self, records: &[OutboxRecord]) -> Vec<Outcome> {
         let outcomes = self.destination.publisher.publish(records).await;
-        self.refusing().hear(&outcomes, Instant::now());
+        self.refusing().hear(&outcomes, Instant::now().into_std());
         outcomes
     }
 
@@ -87,13 +89,13 @@ impl Place {
     }
 
     fn ask(&self) -> Leave {
-        self.breaker().ask(Instant::now())
+        self.breaker().ask(Instant::now().into_std())
     }
 
     fn tell(&self, ticket: Ticket, news: News) {
         let change = self
             .breaker()
-            .tell(ticket, news, Instant::now(), rand::random());
+            .tell(ticket, news, Instant::now().into_std(), rand::random());
         let gone = match change {
             Some(Change::Gone(why)) => Some(why),
             Some(Change::Back) | None => self.refuses(),

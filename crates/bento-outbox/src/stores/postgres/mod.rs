@@ -4,6 +4,7 @@ mod act;
 mod append;
 mod claims;
 mod floor;
+mod hints;
 mod leases;
 mod operate;
 mod reach;
@@ -15,17 +16,17 @@ use std::io::{self, ErrorKind::TimedOut};
 use std::slice;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor as _, Postgres, Transaction};
-use tokio::sync::{Notify, OnceCell};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::floor::Floor;
+use self::hints::Hints;
 use super::backlog::Backlog;
 use super::sql::{Step, error, migrate_error, to_its_end};
 use super::{Tables, url_options};
@@ -227,7 +228,7 @@ impl Store for PostgresStore {
     async fn hint(&self) {
         self.hints
             .listening
-            .get_or_init(|| async { self.listen() })
+            .get_or_init(|| async { self.hints.listen(&self.pool, self.tables.table()) })
             .await;
         self.hints.given.notified().await;
     }
@@ -470,45 +471,10 @@ impl PostgresStore {
         }
         Err(unknown().because(e))
     }
-
-    /// Passes NOTIFYs on until the pool is closed. The listener connects again by itself.
-    fn listen(&self) {
-        let (pool, hints, channel) = (
-            self.pool.clone(),
-            Arc::downgrade(&self.hints),
-            self.tables.table().to_owned(),
-        );
-        tokio::spawn(async move {
-            while !pool.is_closed() && hints.strong_count() > 0 {
-                let Ok(mut listener) = PgListener::connect_with(&pool).await else {
-                    tokio::time::sleep(LISTEN_AGAIN).await;
-                    continue;
-                };
-                if listener.listen(&channel).await.is_err() {
-                    tokio::time::sleep(LISTEN_AGAIN).await;
-                    continue;
-                }
-                loop {
-                    match timeout(LISTEN_AGAIN, listener.try_recv()).await {
-                        Ok(Ok(_)) => match hints.upgrade() {
-                            Some(hints) => hints.given.notify_one(),
-                            None => return,
-                        },
-                        Ok(Err(_)) => break,
-                        Err(_) if hints.strong_count() == 0 => return,
-                        Err(_) => {}
-                    }
-                }
-            }
-        });
-    }
 }
 
 /// How long hints are collected before others are told.
 const NOTIFY_DEBOUNCE: Duration = Duration::from_millis(5);
-
-/// The pause before listening is tried again.
-const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// So long the answer to COMMIT is waited for before the events are looked for.
 const COMMIT_ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -523,11 +489,3 @@ const UNKNOWN_COMMIT_WAITS: [Duration; 4] = [
     Duration::from_millis(400),
     Duration::from_millis(1500),
 ];
-
-/// Hints on their way between those who append and those who relay.
-#[derive(Debug, Default)]
-struct Hints {
-    given: Notify,
-    telling: AtomicBool,
-    listening: OnceCell<()>,
-}
