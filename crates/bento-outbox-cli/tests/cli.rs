@@ -22,8 +22,10 @@ mod screen;
 mod telemetry;
 mod trouble;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -319,6 +321,9 @@ fn wrong_use_and_wrong_settings_exit_with_2() {
         config.code == Some(2) && config.stderr.starts_with("error: encryption_keys"),
         "{config:?}"
     );
+    let odd = OsStr::from_bytes(b"OUTBOX_X\xff");
+    let ran = place.command(&["config"]).env(odd, "1").output().unwrap();
+    assert_eq!(ran.status.code(), Some(2), "{ran:?}");
     for (name, url) in [
         ("bus_url", "foo:"),
         ("bus_url", "memory:"),

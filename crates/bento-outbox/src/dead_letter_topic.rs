@@ -21,7 +21,7 @@ use crate::topic::Topic;
 ///
 /// The copy is the event, with four headers more: `outbox-dead-reason`, `outbox-dead-at` (RFC 3339),
 /// `outbox-dead-attempts`, and `outbox-dead-topic`, where the event would have gone (left out if no
-/// topic could be made of it).
+/// topic could be made of it). If the bus refuses the copy with the event's own headers, it goes without them.
 ///
 /// The truth is the row in the table: its copy is published after that, in a task of its own, and
 /// tried again while the bus is away. A copy is lost, and the loss logged, when the process ends
@@ -42,6 +42,8 @@ struct Shared {
 /// A copy that is to be published, with its place.
 struct LetterCopy {
     record: OutboxRecord,
+    /// The headers without those of the event, which may be what it died of; none once they were tried.
+    bare: Option<String>,
     failures: u32,
     _place: OwnedSemaphorePermit,
 }
@@ -106,8 +108,10 @@ impl DeadLetterObserver for DeadLetterTopic {
                 lost(&letter.record, "too many others wait already");
                 continue;
             };
+            let (record, bare) = copy_of(letter, &self.shared.topic, Timestamp::now());
             let copy = LetterCopy {
-                record: copy_of(letter, &self.shared.topic, Timestamp::now()),
+                record,
+                bare,
                 failures: 0,
                 _place: place,
             };
@@ -118,8 +122,9 @@ impl DeadLetterObserver for DeadLetterTopic {
     }
 }
 
-/// The record that is published in the name of a dead letter.
-fn copy_of(letter: &DeadLetter, topic: &Topic, at: Timestamp) -> OutboxRecord {
+/// The record that is published in the name of a dead letter, and the headers it has if those of the event
+/// are refused; none if it has these already.
+fn copy_of(letter: &DeadLetter, topic: &Topic, at: Timestamp) -> (OutboxRecord, Option<String>) {
     let mut alive = letter.record.clone();
     alive.delivery.status = Default::default();
     let reason = letter.reason.chars().take(REASON_CHARS_MAX).collect();
@@ -139,15 +144,18 @@ fn copy_of(letter: &DeadLetter, topic: &Topic, at: Timestamp) -> OutboxRecord {
         }
         Ok::<_, Error>(headers)
     };
+    let bare = with(Headers::default()).unwrap_or_default().to_json();
     // Headers that no bus carries may be what it died of.
-    let headers = letter.record.headers().and_then(&with);
-    let headers = headers
-        .or_else(|_| with(Headers::default()))
-        .unwrap_or_default();
-    OutboxRecord {
-        headers: headers.to_json(),
+    let full = letter.record.headers().and_then(&with);
+    let (headers, bare) = match full.map(|full| full.to_json()) {
+        Ok(full) if full != bare => (full, Some(bare)),
+        _ => (bare, None),
+    };
+    let record = OutboxRecord {
+        headers,
         ..letter.record.clone()
-    }
+    };
+    (record, bare)
 }
 
 async fn publish_all(
@@ -204,8 +212,12 @@ async fn publish_some(
             Some(Outcome::Rejected(Rejection { class, reason })) => {
                 copy.failures += u32::from(class == RejectionClass::Message);
                 if class == RejectionClass::Permanent || copy.failures >= retry.max_retry {
-                    lost(&copy.record, &reason);
-                    continue;
+                    let Some(bare) = copy.bare.take() else {
+                        lost(&copy.record, &reason);
+                        continue;
+                    };
+                    copy.record.headers = bare;
+                    copy.failures = 0;
                 }
             }
             Some(Outcome::Unknown { .. }) | None => {}
@@ -297,7 +309,7 @@ mod tests {
             let mut letter = letter("7");
             letter.record.headers = headers;
             letter.reason = "\u{1f980}".repeat(2_000);
-            let copy = copy_of(&letter, &topic(), Timestamp::now());
+            let (copy, _) = copy_of(&letter, &topic(), Timestamp::now());
             assert_eq!(
                 copy.headers().unwrap().iter().count(),
                 4,
@@ -305,6 +317,41 @@ mod tests {
                 copy.headers
             );
         }
+    }
+
+    /// Takes no record with a header of the shop's.
+    #[derive(Default)]
+    struct Picky(MemoryPublisher);
+
+    #[async_trait::async_trait]
+    impl Publisher for Picky {
+        async fn publish(&self, batch: &[OutboxRecord]) -> Vec<Outcome> {
+            if batch.iter().any(|copy| copy.headers.contains("x-shop")) {
+                let refused = Outcome::rejected(RejectionClass::Permanent, "no such header here");
+                return vec![refused; batch.len()];
+            }
+            self.0.publish(batch).await
+        }
+
+        async fn check(&self) -> Result<(), Rejection> {
+            self.0.check().await
+        }
+    }
+
+    #[tokio::test]
+    async fn headers_that_this_bus_refuses_are_left_out() {
+        let bus = Arc::new(Picky::default());
+        let copies = copies_to(bus.clone());
+        let mut letter = letter("7");
+        letter.record.headers = r#"{"x-shop":"north"}"#.into();
+        copies.died(std::slice::from_ref(&letter));
+        copies.flushed().await;
+        let [copy] = &bus.0.published()[..] else {
+            panic!("{:?}", bus.0.published());
+        };
+        let headers = copy.headers().unwrap();
+        assert_eq!(headers.get("outbox-dead-reason"), Some("no such customer"));
+        assert_eq!(headers.iter().count(), 4);
     }
 
     #[test]

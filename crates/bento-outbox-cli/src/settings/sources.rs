@@ -140,9 +140,11 @@ pub(crate) fn environment(
 ) -> Result<Vec<Given>> {
     let mut given: Vec<Given> = Vec::new();
     for (name, text) in variables {
-        let Some(name) = name.to_str().filter(|name| name.starts_with("OUTBOX_")) else {
+        let name = name.to_string_lossy();
+        let name = name.as_ref();
+        if !name.starts_with("OUTBOX_") {
             continue;
-        };
+        }
         let Some((setting, in_file)) = setting_of(name) else {
             let known: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
             let hint = did_you_mean(name, known.iter().map(String::as_str));

@@ -66,6 +66,7 @@ const SHARED: &[&str] = &[
     "publishers/socket",
     "stores/sql",
     "stores/tables",
+    "stores/url_options",
 ];
 
 /// The crates that talk to a database or a bus.
