@@ -554,8 +554,11 @@ fn json_logs_are_json() {
     let variables = [("OUTBOX_LOG_FORMAT", "json"), ("OUTBOX_LOG_LEVEL", "info")];
     let ran = place.run_with(&["run", "--once"], &variables).succeeded();
     let line: Value = serde_json::from_str(ran.stderr.lines().next().unwrap()).unwrap();
-    assert_eq!(line["level"], "INFO");
-    assert_eq!(line["message"], "partitions leased");
+    assert_eq!(
+        (&line["level"], &line["message"]),
+        (&"INFO".into(), &"partitions leased".into()),
+        "{ran:?}"
+    );
 }
 
 #[test]

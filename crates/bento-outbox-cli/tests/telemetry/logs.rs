@@ -186,19 +186,3 @@ fn several_webhooks_that_are_away_are_each_lost_once_and_back_once() {
     assert!(lost <= 1, "{log}");
     assert_eq!(told(&log, "the bus takes events again"), lost, "{log}");
 }
-
-#[test]
-fn a_relay_whose_leases_come_too_late_to_be_used_says_so() {
-    let place = Place::migrated();
-    let log = place.path().join("log");
-    let short = [("OUTBOX_LEASE_TTL", "2s")];
-    let relay = Relay::logging(&place, &["run", "--bus-url", "null:"], &short, &log);
-    eventually(|| place.told("log", "partitions leased") == 1);
-    let late = "the database renews the leases so slowly";
-    eventually(|| {
-        // Nobody can renew a lease meanwhile.
-        place.locked(|| std::thread::sleep(Duration::from_secs(3)));
-        place.told("log", late) > 0
-    });
-    relay.told("-TERM").succeeded();
-}

@@ -54,7 +54,6 @@ pub(super) async fn inspect(store: &PostgresStore) -> Result<Inspection> {
         (store.helper("commands"), &all),
         (store.helper("pauses"), &["SELECT", "INSERT", "DELETE"]),
         (store.helper("audit"), &["SELECT", "INSERT"]),
-        (store.helper("events"), &["SELECT"]),
         (store.helper("migrations"), &["SELECT"]),
     ];
     let (tables, verbs): (Vec<&str>, Vec<&str>) = rights
