@@ -10,7 +10,7 @@ use bento_outbox::{
     ErrorKind, Event, Outbox, Payload, Projector, ProjectorSettings, Publisher as _, Store as _,
     raise,
 };
-use bento_outbox_conformance::servers::shared_postgres;
+use bento_outbox_conformance::servers::{Database, shared_postgres};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use uuid::Uuid;
 
@@ -23,13 +23,19 @@ fn of_the_book(heading: &str) -> String {
     sql.split_once("```").unwrap().0.to_string()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_book_grants_is_enough_for_a_relay() {
-    let database = shared_postgres().database().await;
+/// The outbox of whoever owns the database.
+async fn migrated(database: &Database) -> PostgresStore {
     let owner = PostgresStore::open(database.url(), Tables::default())
         .await
         .unwrap();
     owner.migrate().await.unwrap();
+    owner
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_book_grants_is_enough_for_a_relay() {
+    let database = shared_postgres().database().await;
+    migrated(&database).await;
     let role = format!("relay_{}", Uuid::now_v7().simple());
     let grants =
         of_the_book("### Rights in the database").replace("outbox_relay;", &format!("{role};"));
@@ -76,10 +82,7 @@ async fn what_the_book_grants_is_enough_for_a_relay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_book_says_of_writers_is_enough_for_them() {
     let database = shared_postgres().database().await;
-    let owner = PostgresStore::open(database.url(), Tables::default())
-        .await
-        .unwrap();
-    owner.migrate().await.unwrap();
+    let owner = migrated(&database).await;
     let mut connection = PgConnection::connect(database.url()).await.unwrap();
     let id = Uuid::now_v7().simple();
     let roles = format!(
@@ -140,10 +143,7 @@ async fn what_the_book_says_of_writers_is_enough_for_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_would_silently_see_nothing_does_not_start() {
     let database = shared_postgres().database().await;
-    let owner = PostgresStore::open(database.url(), Tables::default())
-        .await
-        .unwrap();
-    owner.migrate().await.unwrap();
+    let owner = migrated(&database).await;
     Outbox::new(owner.clone())
         .run(async |_| raise(Event::new("a", Payload::json("1")?)))
         .await

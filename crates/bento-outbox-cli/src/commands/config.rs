@@ -28,12 +28,11 @@ pub(crate) struct Config {
 
 impl Config {
     pub(crate) async fn run(self, settings: Settings) -> Result<ExitCode> {
-        let settings = &settings;
         if self.json {
-            let json = serde_json::to_string(&InForce(settings)).unwrap_or_default();
+            let json = serde_json::to_string(&InForce(&settings)).unwrap_or_default();
             terminal::print(|out| writeln!(out, "{json}"))?;
         } else if terminal::stdout_is_terminal() {
-            let table = table(settings);
+            let table = table(&settings);
             terminal::print(|out| writeln!(out, "{table}"))?;
         } else {
             terminal::print(|out| {
@@ -48,7 +47,7 @@ impl Config {
         }
         // They are shown all the same, to see where it comes from.
         settings.refuse_unsupported()?;
-        connect::check(settings).await?;
+        connect::check(&settings).await?;
         Ok(ExitCode::SUCCESS)
     }
 }

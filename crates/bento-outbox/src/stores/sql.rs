@@ -165,19 +165,15 @@ impl From<sqlx::Error> for Error {
 /// What a database error met while `doing` something means.
 pub(crate) fn error(doing: &str, error: sqlx::Error) -> Error {
     use sqlx::Error as E;
-    let mut is_denied = false;
-    let kind = match &error {
+    let (kind, is_denied) = match &error {
         E::Database(answer) => {
             let code = answer.code().unwrap_or_default();
             match mysql_number(&code, &answer.to_string()) {
-                Some(number) => {
-                    is_denied = DENIED.contains(&number);
-                    numbered(number)
-                }
-                None => {
-                    is_denied = code == INSUFFICIENT_PRIVILEGE;
-                    answered(&code, answer.message())
-                }
+                Some(number) => (numbered(number), DENIED.contains(&number)),
+                None => (
+                    answered(&code, answer.message()),
+                    code == INSUFFICIENT_PRIVILEGE,
+                ),
             }
         }
         E::Io(_)
@@ -185,9 +181,9 @@ pub(crate) fn error(doing: &str, error: sqlx::Error) -> Error {
         | E::Protocol(_)
         | E::PoolTimedOut
         | E::PoolClosed
-        | E::WorkerCrashed => ErrorKind::Unavailable,
-        E::Configuration(_) => ErrorKind::InvalidSetting,
-        _ => ErrorKind::Database,
+        | E::WorkerCrashed => (ErrorKind::Unavailable, false),
+        E::Configuration(_) => (ErrorKind::InvalidSetting, false),
+        _ => (ErrorKind::Database, false),
     };
     let what = match kind {
         ErrorKind::Conflict => "gave way to another transaction; trying again may succeed",
@@ -215,7 +211,7 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// What MySQL answers for a missing right: ER_DBACCESS_DENIED_ERROR, ER_TABLEACCESS_DENIED_ERROR,
 /// ER_COLUMNACCESS_DENIED_ERROR, ER_SPECIFIC_ACCESS_DENIED_ERROR, ER_PROCACCESS_DENIED_ERROR.
-const DENIED: [u16; 5] = [1044, 1142, 1143, 1227, 1370];
+pub(crate) const DENIED: [u16; 5] = [1044, 1142, 1143, 1227, 1370];
 
 /// What an answer of MySQL or MariaDB means.
 fn numbered(number: u16) -> ErrorKind {

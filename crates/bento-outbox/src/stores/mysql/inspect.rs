@@ -3,7 +3,7 @@
 use chrono::NaiveDateTime;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
-use super::super::sql::error;
+use super::super::sql::{DENIED, error};
 use super::rows::{get, time, uuid};
 use super::{MySqlStore, number};
 use crate::error::{Error, ErrorKind, Result};
@@ -218,9 +218,6 @@ async fn missing(store: &MySqlStore) -> Result<Vec<String>> {
         .filter(|name| !there.contains(name))
         .collect())
 }
-
-/// ER_TABLEACCESS_DENIED_ERROR, ER_COLUMNACCESS_DENIED_ERROR.
-const DENIED: [u16; 2] = [1142, 1143];
 
 /// Tries statements that change nothing: what the grants of roles and patterns come to, the server
 /// knows best.
