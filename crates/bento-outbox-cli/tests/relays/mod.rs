@@ -25,6 +25,7 @@ const LONG: &str = "15m";
 /// Soon over, and still more than a relay needs on a busy machine between two looks at its leases: one that is
 /// late loses them, and what it had in flight goes out twice.
 const SHORT: &str = "10s";
+const SHORT_TERM: Duration = Duration::from_secs(10);
 
 impl Two {
     fn new() -> Self {
@@ -116,10 +117,13 @@ fn both_relays_carry_and_the_other_takes_over_from_one_that_was_killed() {
     eventually(|| two.everything_is_out());
     let killed = first.told("-KILL");
     assert_eq!(killed.code, None);
+    let dead = Instant::now();
     // What a dead relay leaves is published one by one, each with two commits.
     two.append(2);
     events += 2 * two.keys;
     eventually(|| two.everything_is_out());
+    // When the lease is over, and not when another one would be.
+    assert!(dead.elapsed() < 2 * SHORT_TERM, "{:?}", dead.elapsed());
     second.told("-TERM").succeeded();
     two.assert_once_and_in_order(events);
 }
