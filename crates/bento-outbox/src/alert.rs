@@ -500,4 +500,17 @@ mod tests {
         assert_eq!(told(&bus.bus).len(), 1);
         assert!(begun.elapsed() < Duration::from_secs(30));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_flush_loses_no_word() {
+        let bus = MemoryPublisher::default();
+        let alert = DeadLetterAlert::start(Arc::new(bus.clone()), settings());
+        tell(&alert, "acme", "order.placed", "no");
+        let flushed = timeout(Duration::ZERO, alert.flush(settings().window)).await;
+        assert!(flushed.is_err(), "nothing is told yet");
+        alert.flush(settings().window).await;
+        let messages = told(&bus);
+        assert_eq!(messages.len(), 1, "{messages:?}");
+        assert_eq!(messages[0]["total"], 1);
+    }
 }

@@ -395,4 +395,20 @@ mod tests {
         copies.flushed().await;
         assert_eq!(bus.published().len(), 1);
     }
+
+    #[tokio::test]
+    async fn a_dropped_flush_loses_no_copy_and_no_place() {
+        let bus = MemoryPublisher::default();
+        let copies = copies_to(Arc::new(bus.clone()));
+        copies.died(&[letter("1"), letter("2")]);
+        tokio::select! {
+            biased;
+            () = copies.flushed() => panic!("nothing is published yet"),
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(copies.waiting(), 2);
+        copies.died(&[letter("3")]);
+        copies.flushed().await;
+        assert_eq!(bus.published().len(), 3);
+    }
 }

@@ -250,3 +250,47 @@ impl<S: TransactionalStore> Outbox<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::event::{DomainEvent, Event};
+    use crate::publishers::MemoryPublisher;
+    use crate::stores::MemoryStore;
+
+    #[derive(Serialize, Deserialize)]
+    struct Told;
+    impl DomainEvent for Told {
+        const TYPE: &'static str = "told";
+    }
+
+    #[tokio::test]
+    async fn a_dropped_flush_loses_no_event_and_keeps_none_from_being_published_at_once() {
+        let (bus, gate) = (MemoryPublisher::default(), Arc::new(Semaphore::new(0)));
+        let closed = gate.clone();
+        bus.on(move |_: Told, _| {
+            let gate = closed.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok::<_, &str>(())
+            }
+        });
+        let outbox = Outbox::new(MemoryStore::default()).publish_with(bus.clone());
+        for _ in 0..5 {
+            let raised = outbox.run(async |_| crate::raise(Event::of(&Told)?));
+            raised.await.unwrap();
+            tokio::select! {
+                biased;
+                () = outbox.flushed() => panic!("nothing is settled yet"),
+                () = std::future::ready(()) => {}
+            }
+        }
+        gate.add_permits(5);
+        outbox.flushed().await;
+        assert_eq!(bus.published().len(), 5);
+        assert_eq!(outbox.store().status().await.unwrap()[0].sent, 5);
+    }
+}

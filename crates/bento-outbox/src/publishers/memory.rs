@@ -400,4 +400,16 @@ mod tests {
         assert!(matches!(&outcomes[0], Outcome::Unknown { reason } if reason.contains("30s")));
         assert_eq!(outcomes[1], Outcome::Acked);
     }
+
+    #[tokio::test]
+    async fn a_dropped_wait_for_the_next_takes_no_record() {
+        let bus = MemoryPublisher::default();
+        let mut subscription = bus.subscribe();
+        for total in 0..20 {
+            let waited = tokio::time::timeout(Duration::ZERO, subscription.next()).await;
+            assert!(waited.is_err(), "nothing is there");
+            bus.publish(&[placed(total)]).await;
+            assert_eq!(subscription.next().await.unwrap().seq, total);
+        }
+    }
 }
